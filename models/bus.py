@@ -1,0 +1,255 @@
+"""The override of Odoo's bus dispatcher. Start reading here.
+
+Odoo's bus works like this: a transaction writes rows into ``bus_bus`` and, once it is
+committed, sends NOTIFY on the channel ``imbus`` with the bus channels concerned. In
+the process that holds the websockets, the one ``dispatch`` (a thread of class
+``ImDispatch``) LISTENs, and wakes each websocket that has subscribed to one of these
+channels; the websocket then reads its new rows.
+
+Stock Odoo takes the connection that LISTENs from its pool. Behind PgBouncer in
+transaction mode that LISTEN is silently lost. We override ``ImDispatch.loop`` alone, so
+that it listens by :class:`~..listener.Listener` on a connection of its own
+(:mod:`~..settings`), and leave everything else to Odoo: NOTIFY, rows, websockets.
+
+All that we know of the inside of Odoo's dispatcher is in this file.
+"""
+
+import json
+import logging
+import os
+import sys
+import threading
+
+import odoo
+from odoo.service.server import CommonServer
+from odoo.tools import config
+
+from odoo.addons.bus.models import bus as odoo_bus
+
+from .. import settings
+from ..listener import Listener
+from ..throttle import Throttle
+
+_logger = logging.getLogger(__name__)
+
+#: The channel on which Odoo sends its notifications, in every series.
+CHANNEL = "imbus"
+
+_junk_log = Throttle(_logger)
+
+# Held by the thread that listens for this process: see take_over().
+_listening = threading.Lock()
+
+
+def loop(self):
+    """Wake the websockets for which there is news. Replaces ``ImDispatch.loop``.
+
+    Returns when the server stops. Odoo's ``run`` calls it in the dispatcher's thread.
+
+    :param self: the dispatcher
+    """
+    with _listening:
+        if loop.settings is None:
+            odoo_bus.stop_event.wait()
+        if odoo_bus.stop_event.is_set():
+            return
+        listener = Listener(
+            loop.settings.connection_params,
+            CHANNEL,
+            on_notifications=lambda payloads: dispatch_payloads(self, payloads),
+            on_listening=lambda: trigger_all(self),
+        )
+        CommonServer.on_stop(listener.stop)
+        listener.run()
+
+
+def dispatch_payloads(dispatcher, payloads):
+    """Pass on what came with NOTIFY.
+
+    Whoever may connect to the database can send anything there, other instances and
+    newer series of Odoo among them: what is not for us is skipped, what stands beside
+    it is not.
+
+    :param dispatcher: Odoo's ``dispatch``
+    :param payloads: list of str, each the JSON list of the channels with news
+    """
+    items = []
+    for payload in payloads:
+        try:
+            decoded = json.loads(payload)
+        except (ValueError, RecursionError):
+            decoded = None
+        if isinstance(decoded, list):
+            items += decoded
+        else:
+            _log_junk(payload)
+    if hasattr(dispatcher, "_dispatch_notifications"):
+        _dispatch_items(dispatcher, items)
+        return
+    websockets = set()
+    for item in items:
+        try:
+            websockets.update(dispatcher._channels_to_ws.get(_channel(item), ()))
+        except TypeError:
+            _log_junk(item)
+    _trigger(websockets)
+
+
+def _channel(item):
+    """Return the key under which Odoo keeps a channel: its list, as a tuple.
+
+    :raise TypeError: if it is not a list; when it is looked up, also if it holds
+        something unhashable
+    """
+    if not isinstance(item, list):
+        raise TypeError(item)
+    return tuple(item)
+
+
+def trigger_all(dispatcher):
+    """Wake every websocket, because each may have missed something.
+
+    :param dispatcher: Odoo's ``dispatch``
+    """
+    # a copy, because other threads subscribe in the meantime
+    _trigger(set().union(*list(dispatcher._channels_to_ws.values())))
+
+
+def _trigger(websockets):
+    for websocket in websockets:
+        try:
+            websocket.trigger_notification_dispatching()
+        except Exception:
+            _logger.warning("Cannot wake %r", websocket, exc_info=True)
+
+
+def _dispatch_items(dispatcher, items):
+    """Hand the items to the dispatcher of Odoo's newer line, one by one if need be."""
+    try:
+        dispatcher._dispatch_notifications(items)
+        return
+    except Exception:
+        if len(items) == 1:
+            _log_junk(items[0])
+            return
+    for item in items:
+        _dispatch_items(dispatcher, [item])
+
+
+def _log_junk(junk):
+    _junk_log.log(
+        logging.WARNING,
+        'Skipped what is not a bus channel in a NOTIFY on "%s": %.100r',
+        CHANNEL,
+        junk,
+    )
+
+
+# ----------------------------------------------------------------------
+# Patching
+# ----------------------------------------------------------------------
+
+
+def patch():
+    """Override ``ImDispatch.loop``, once per process.
+
+    On the class, not on ``dispatch``: several modules have imported that by name. If
+    Odoo's dispatcher is not what we know, it is left alone.
+    """
+    missing = _missing()
+    if missing:
+        _logger.error(
+            "The bus dispatcher of Odoo %s is not as expected: no %s. It is left as it "
+            "is, and listens through db_host.",
+            odoo.release.version,
+            ", ".join(missing),
+        )
+        return
+    if hasattr(odoo_bus.ImDispatch.loop, "stock"):
+        return
+    loop.stock = odoo_bus.ImDispatch.loop
+    loop.settings = _load_settings()
+    odoo_bus.ImDispatch.loop = loop
+    if odoo_bus.dispatch.is_alive():
+        take_over(odoo_bus.dispatch)
+
+
+def take_over(dispatcher):
+    """Listen at once although Odoo's own loop is already running.
+
+    This happens when the addon is installed from Apps. The thread of the dispatcher
+    waits on its pooled connection, for up to ``TIMEOUT`` (50 s) a round, and nothing
+    wakes it. So a second thread listens from now on, for the same dispatcher and the
+    same subscribers, and the stock loop is told to end after its round. Thereupon the
+    dispatcher's thread calls the new loop, and waits there as a reserve.
+
+    :param dispatcher: Odoo's ``dispatch``
+    """
+    odoo_bus.stop_event = _StopEventForStockLoop(odoo_bus.stop_event, loop.stock)
+    threading.Thread(
+        target=dispatcher.loop, name=f"{__name__}.Bus", daemon=True
+    ).start()
+    _logger.info(
+        "The bus was listening through db_host already; the new connection takes over."
+    )
+
+
+class _StopEventForStockLoop:
+    """Odoo's ``stop_event``, set in the eyes of the stock loop alone."""
+
+    def __init__(self, event, stock_loop):
+        self._event = event
+        self._code = stock_loop.__code__
+
+    def is_set(self):
+        return self._event.is_set() or sys._getframe(1).f_code is self._code
+
+    def __getattr__(self, name):
+        return getattr(self._event, name)
+
+
+def _missing():
+    """Return what we need of Odoo's dispatcher and do not find, as a list of names."""
+    dispatcher = getattr(odoo_bus, "dispatch", None)
+    found = {
+        "ImDispatch.loop": callable(
+            getattr(getattr(odoo_bus, "ImDispatch", None), "loop", None)
+        ),
+        "dispatch": dispatcher is not None,
+        "dispatch.is_alive": hasattr(dispatcher, "is_alive"),
+        "dispatch._channels_to_ws": hasattr(dispatcher, "_channels_to_ws"),
+        "stop_event": hasattr(odoo_bus, "stop_event"),
+        "CommonServer.on_stop": hasattr(CommonServer, "on_stop"),
+    }
+    return [name for name, is_there in found.items() if not is_there]
+
+
+def _load_settings():
+    """Return the settings, or None if they are wrong; tell the administrator.
+
+    Only the process that holds the websockets has anything to tell: with workers,
+    that is the evented one.
+    """
+    holds_websockets = odoo.evented or not config["workers"]
+    level = logging.INFO if holds_websockets else logging.DEBUG
+    # the option is called "config" from 19.0 on, before that it is an attribute
+    config_file = config.get("config") or getattr(config, "rcfile", "odoo.conf")
+    try:
+        found = settings.load(config.get, os.environ, config_file)
+    except settings.SettingsError as error:
+        for problem in error.problems if holds_websockets else ():
+            _logger.error(
+                "%s The bus does not listen until this is corrected.", problem
+            )
+        return None
+    _logger.log(level, "Bus patched (ImDispatch.loop): it will listen on %s.", found)
+    if holds_websockets and not found.own_endpoint:
+        _logger.warning(
+            "None of db_listen_host, db_listen_port and db_listen_dsn is set: the bus "
+            "listens through db_host, as without this addon. If that is a connection "
+            "pooler, point them to PostgreSQL itself."
+        )
+    return found
+
+
+patch()

@@ -1,0 +1,4 @@
+from . import test_bus
+from . import test_listener
+from . import test_readme
+from . import test_settings

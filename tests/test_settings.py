@@ -1,0 +1,222 @@
+"""The options: where they are read from, what becomes of them, what is refused."""
+
+from odoo.tests.common import BaseCase
+
+from .. import settings
+
+ODOO = {
+    "db_host": "pooler",
+    "db_port": 6432,
+    "db_user": "odoo",
+    "db_password": "odoo-secret",
+    "db_sslmode": "prefer",
+}
+
+
+def load(environ=(), **config):
+    return settings.load({**ODOO, **config}.get, dict(environ), "/etc/odoo.conf")
+
+
+class TestSettings(BaseCase):
+    def assertParams(self, found, **expected):
+        self.assertEqual({key: found.params.get(key) for key in expected}, expected)
+
+    def assertProblem(self, *words, without=(), **kwargs):
+        with self.assertRaises(settings.SettingsError) as caught:
+            load(**kwargs)
+        self.assertEqual(len(caught.exception.problems), 1)
+        for text in (str(caught.exception), repr(caught.exception)):
+            for word in words:
+                self.assertIn(word, text)
+            for word in without:
+                self.assertNotIn(word, text)
+
+    def test_nothing_set_is_odoos_own_connection(self):
+        found = load()
+        self.assertFalse(found.own_endpoint)
+        self.assertParams(
+            found,
+            host="pooler",
+            port="6432",
+            user="odoo",
+            password="odoo-secret",
+            sslmode="prefer",
+            dbname="postgres",
+        )
+
+    def test_no_host_at_all_is_the_local_socket(self):
+        found = load(db_host=False, db_port=False)
+        self.assertParams(found, host=None, port=None)
+        self.assertIn("(local socket)", str(found))
+
+    def test_file(self):
+        found = load(
+            db_listen_host="pg",
+            db_listen_port="5432",
+            db_listen_user="listener",
+            db_listen_password="listen-secret",
+            db_listen_sslmode="require",
+            db_listen_name="system",
+        )
+        self.assertTrue(found.own_endpoint)
+        self.assertParams(
+            found,
+            host="pg",
+            port="5432",
+            user="listener",
+            password="listen-secret",
+            sslmode="require",
+            dbname="system",
+        )
+
+    def test_environment_before_file(self):
+        found = load({"ODOO_DB_LISTEN_HOST": "from-env"}, db_listen_host="from-file")
+        self.assertParams(found, host="from-env")
+
+    def test_empty_and_false_mean_unset(self):
+        for unset in ("", " ", "False", "false", False, None):
+            with self.subTest(unset=unset):
+                found = load(
+                    {"ODOO_DB_LISTEN_HOST": "" if unset is None else str(unset)},
+                    db_listen_host=unset,
+                    db_listen_port=unset,
+                )
+                self.assertFalse(
+                    found.own_endpoint and unset is not None, found.sources
+                )
+
+    def test_an_empty_variable_leaves_the_file_in_force(self):
+        found = load({"ODOO_DB_LISTEN_HOST": ""}, db_listen_host="from-file")
+        self.assertParams(found, host="from-file")
+
+    def test_either_host_or_port_is_enough(self):
+        self.assertParams(load(db_listen_port="5432"), host="pooler", port="5432")
+        self.assertParams(load(db_listen_host="pg"), host="pg", port="6432")
+
+    def test_names_of_the_oca_addon(self):
+        found = load(imdispatcher_db_host="pg", imdispatcher_db_port="5432")
+        self.assertTrue(found.own_endpoint)
+        self.assertParams(found, host="pg", port="5432")
+        self.assertParams(load({"ODOO_IMDISPATCHER_DB_HOST": "env"}), host="env")
+        self.assertParams(
+            load({"ODOO_IMDISPATCHER_DB_HOST": "old"}, db_listen_host="new"), host="new"
+        )
+
+    def test_lists(self):
+        found = load(db_listen_host="a,b", db_listen_port="5432,5433")
+        self.assertParams(found, host="a,b", port="5432,5433")
+        load(db_listen_host="a,b")
+        load(db_listen_host="a,b", db_listen_port="5432")
+        self.assertProblem(
+            "db_listen_port", db_listen_host="a,b", db_listen_port="1,2,3"
+        )
+
+    def test_database_is_db_system_where_the_series_has_it(self):
+        self.assertParams(load(db_system="system"), dbname="system")
+        self.assertParams(load(db_system="system", db_listen_name="x"), dbname="x")
+
+    def test_dsn_and_options_that_override_it(self):
+        found = load(
+            db_listen_dsn="postgresql://u:dsn-secret@pg:5433/db?sslrootcert=/ca.pem",
+            db_listen_host="other",
+        )
+        self.assertParams(
+            found,
+            host="other",
+            port="5433",
+            user="u",
+            password="dsn-secret",
+            dbname="db",
+            sslrootcert="/ca.pem",
+        )
+
+    def test_dsn_for_the_rest(self):
+        found = load(
+            db_listen_dsn="sslrootcert=/ca.pem keepalives_idle=60", db_listen_host="pg"
+        )
+        self.assertParams(found, host="pg", user="odoo", keepalives_idle="60")
+
+    def test_dsn_never_leads_to_odoos_own_host(self):
+        self.assertParams(load(db_listen_dsn="user=u"), host=None, port=None)
+        self.assertParams(load(db_listen_dsn="host=pg"), host="pg", port=None)
+        self.assertParams(load(db_listen_dsn="port=1"), host="pooler", port="1")
+
+    def test_odoos_password_is_not_sent_for_the_dsns_user(self):
+        self.assertParams(load(db_listen_dsn="host=pg user=u"), password=None)
+
+    def test_service_is_left_alone(self):
+        found = load(db_listen_dsn="service=listen")
+        self.assertParams(found, service="listen", host=None, user=None, dbname=None)
+        self.assertIn("listen", str(found))
+
+    def test_an_idle_connection_is_watched_by_tcp(self):
+        self.assertParams(
+            load(),
+            connect_timeout="5",
+            keepalives="1",
+            keepalives_idle="10",
+            keepalives_interval="3",
+            keepalives_count="3",
+        )
+
+    def test_connection_says_who_it_is(self):
+        name = load().connection_params()["application_name"]
+        self.assertIn("bus_alt_connection", name)
+        found = load(db_listen_dsn="host=pg application_name=me")
+        self.assertEqual(found.connection_params()["application_name"], "me")
+
+    def test_wrong_port(self):
+        for port in ("abc", "99999", "0", "-1", "5432,x", "²"):
+            with self.subTest(port=port):
+                self.assertProblem(
+                    "db_listen_port",
+                    "/etc/odoo.conf",
+                    port,
+                    "65535",
+                    db_listen_port=port,
+                )
+        self.assertProblem(
+            "environment variable ODOO_DB_LISTEN_PORT",
+            environ={"ODOO_DB_LISTEN_PORT": "abc"},
+        )
+        self.assertProblem("db_listen_dsn", "port", db_listen_dsn="host=pg port=abc")
+
+    def test_wrong_sslmode(self):
+        self.assertProblem(
+            "db_listen_sslmode", "yes", "verify-full", db_listen_sslmode="yes"
+        )
+
+    def test_every_wrong_value_is_named(self):
+        with self.assertRaises(settings.SettingsError) as caught:
+            load(db_listen_port="abc", db_listen_sslmode="yes")
+        self.assertEqual(len(caught.exception.problems), 2)
+
+    def test_no_password_in_an_error(self):
+        for dsn in (
+            "postgresql://u:hidden@pg:port@x/db",
+            "host=pg password=hidden nonsense",
+            "hidden",
+            "postgresql://u:hidden@[pg/db",
+        ):
+            with self.subTest(dsn=dsn):
+                self.assertProblem(
+                    "db_listen_dsn", without=["hidden"], db_listen_dsn=dsn
+                )
+        for host in (
+            "postgresql://u:hidden@pg/db",
+            "pg password=hidden",
+            "u:hidden@pg",
+        ):
+            with self.subTest(host=host):
+                self.assertProblem(
+                    "db_listen_host",
+                    "db_listen_dsn",
+                    without=["hidden"],
+                    db_listen_host=host,
+                )
+
+    def test_no_password_in_a_repr(self):
+        found = load(db_listen_password="hidden", db_listen_host="pg")
+        self.assertNotIn("hidden", repr(found))
+        self.assertNotIn("hidden", str(found))
+        self.assertNotIn("hidden", repr(found.sources))
