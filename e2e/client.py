@@ -1,0 +1,154 @@
+"""What a browser does, as far as the bus is concerned: log in, subscribe, receive.
+
+And what a transaction of Odoo does on the other side: write a ``bus_bus`` row, commit,
+NOTIFY through the pool.
+"""
+
+import json
+import time
+import uuid
+
+import requests
+import websocket
+
+#: Seconds to wait for what must happen. Generous, because no test depends on speed,
+#: and well below the 50 s after which even the stock bus would notice by itself.
+DEADLINE = 30
+
+TEXT = websocket.ABNF.OPCODE_TEXT
+PONG = websocket.ABNF.OPCODE_PONG
+CLOSE = websocket.ABNF.OPCODE_CLOSE
+
+
+def wait_until(condition, what, deadline=DEADLINE):
+    """Return the first true result of ``condition``; fail after ``deadline`` s."""
+    end = time.monotonic() + deadline
+    while not (result := condition()):
+        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        time.sleep(0.05)
+    return result
+
+
+class User:
+    """A user who is logged in."""
+
+    def __init__(self, odoo, database, login="admin", password=None):
+        self._odoo = odoo
+        self._http = requests.Session()
+        self.info = self._json(
+            "/web/session/authenticate",
+            db=database,
+            login=login,
+            password=password or login,
+        )
+        self.partner_id = self.info["partner_id"]
+
+    def _json(self, path, **params):
+        response = self._http.post(
+            self._odoo.url + path,
+            json={"jsonrpc": "2.0", "method": "call", "params": params},
+            timeout=120,
+        ).json()
+        assert "error" not in response, response["error"]
+        return response["result"]
+
+    def call(self, model, method, *args, **kwargs):
+        """Call a model's method over JSON-RPC, as the web client does."""
+        return self._json(
+            f"/web/dataset/call_kw/{model}/{method}",
+            model=model,
+            method=method,
+            args=args,
+            kwargs=kwargs,
+        )
+
+    def websocket(self, *channels):
+        """Open a websocket that has subscribed to ``channels`` and the user's own."""
+        cookie = "; ".join(f"{c.name}={c.value}" for c in self._http.cookies)
+        return Websocket(self._odoo.websocket_url, cookie, channels)
+
+
+class Websocket:
+    """A websocket with its subscription; collects the notifications it receives."""
+
+    def __init__(self, url, cookie, channels):
+        self._socket = websocket.create_connection(
+            url, cookie=cookie, origin="http://localhost", timeout=DEADLINE
+        )
+        self.notifications = []
+        self.send("subscribe", {"channels": list(channels), "last": 0})
+
+    def send(self, event_name, data):
+        """Send an event and wait until the server has handled it."""
+        self._socket.send(json.dumps({"event_name": event_name, "data": data}))
+        # frames are handled in order, so that the answer to the ping comes after
+        self._socket.ping()
+        while self._read() != PONG:
+            pass
+
+    def _read(self):
+        opcode, data = self._socket.recv_data(control_frame=True)
+        assert opcode != CLOSE, f"closed by Odoo: {data!r}"
+        if opcode == TEXT:
+            self.notifications += json.loads(data)
+        return opcode
+
+    def receive(self, text, deadline=DEADLINE):
+        """Return the notification that contains ``text``; wait for it."""
+        end = time.monotonic() + deadline
+        while not (found := self.find(text)):
+            self._socket.settimeout(max(0.01, end - time.monotonic()))
+            try:
+                self._read()
+            except websocket.WebSocketTimeoutException:
+                raise AssertionError(f"{text!r} not received in {deadline} s") from None
+        return found
+
+    def find(self, text):
+        """Return the notification received so far that contains ``text``, or None."""
+        return next((n for n in self.notifications if text in json.dumps(n)), None)
+
+    def close(self):
+        """Close it, as a browser does that leaves the page."""
+        self._socket.close()
+
+    def wait_closed(self):
+        """Wait until Odoo closes it, and answer as a browser does."""
+        while self._socket.recv_data(control_frame=True)[0] != CLOSE:
+            pass
+
+
+class Sender:
+    """Sends on the bus as a transaction of Odoo does, all of it through PgBouncer."""
+
+    def __init__(self, stack, database):
+        self._stack = stack
+        self._database = database
+
+    def send(self, channel, notify=True):
+        """Commit a message for ``channel``, then NOTIFY; return the message's text."""
+        text = f"message-{uuid.uuid4()}"
+        key = json.dumps([self._database, channel], separators=(",", ":"))
+        message = json.dumps({"type": "e2e", "payload": text})
+        self._execute(
+            self._database,
+            "INSERT INTO bus_bus (channel, message, create_date)"
+            " VALUES (%s, %s, now() AT TIME ZONE 'UTC')",
+            key,
+            message,
+        )
+        if notify:
+            self.notify(f"[{key}]")
+        return text
+
+    def notify(self, payload):
+        """Send a NOTIFY as Odoo does."""
+        self._execute("postgres", "SELECT pg_notify('imbus', %s)", payload)
+
+    def _execute(self, database, query, *args):
+        conn = self._stack.connect(database, role="odoo", pooled=True)
+        try:
+            with conn, conn.cursor() as cr:
+                cr.execute(query, args)
+        finally:
+            conn.close()

@@ -1,0 +1,113 @@
+"""The running stack that the end-to-end tests drive.
+
+PostgreSQL, PgBouncer in transaction mode and Odoo are real, and run on free ports of
+their own. ``--stock`` runs the same tests on an Odoo without the addon: those that
+prove something fail there.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+from client import Sender, User, wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "setup"))
+
+import provision  # noqa: E402
+from stack import Ports, Stack  # noqa: E402
+
+#: application_name of the listening connections
+LISTENER = "bus_alt_connection-%"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--stock", action="store_true", help="leave the addon out")
+
+
+@pytest.fixture(scope="session")
+def stack():
+    environment = provision.provision()
+    with Stack(
+        environment, environment.data / "test", Ports.free(), fsync=False
+    ) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def database(stack):
+    stack.create_database("e2e")
+    return "e2e"
+
+
+@pytest.fixture(scope="session")
+def addon(request):
+    """How the addon is switched on, for servers where that is not what is tested."""
+    return None if request.config.getoption("--stock") else "server-wide"
+
+
+@pytest.fixture(scope="session", params=[2, 0], ids=["prefork", "threaded"])
+def odoo(request, stack, database, addon):
+    """A server in each mode, for tests that leave it as they found it."""
+    with stack.odoo(database, workers=request.param, addon=addon) as server:
+        yield server
+
+
+@pytest.fixture
+def sender(stack, database):
+    return Sender(stack, database)
+
+
+@pytest.fixture
+def subscribed(odoo, database):
+    """A websocket that has subscribed to the channel ``e2e``."""
+    websocket = User(odoo, database).websocket("e2e")
+    yield websocket
+    websocket.close()
+
+
+@pytest.fixture
+def sql(stack):
+    """Execute a query as superuser on PostgreSQL itself."""
+
+    def execute(query, *args):
+        conn = stack.connect("postgres", role="postgres")
+        try:
+            conn.autocommit = True
+            with conn.cursor() as cr:
+                cr.execute(query, args)
+                return cr.fetchall() if cr.description else None
+        finally:
+            conn.close()
+
+    return execute
+
+
+@pytest.fixture
+def listeners(sql):
+    """Return the backend pids of the listening connections."""
+
+    def pids():
+        return [
+            pid
+            for (pid,) in sql(
+                "SELECT pid FROM pg_stat_activity"
+                " WHERE application_name LIKE %s AND query LIKE 'LISTEN%%'",
+                LISTENER,
+            )
+        ]
+
+    return pids
+
+
+@pytest.fixture
+def listening(listeners):
+    """Wait until there is a listening connection; return its backend pid."""
+
+    def wait(other_than=()):
+        return wait_until(
+            lambda: [pid for pid in listeners() if pid not in other_than],
+            f"a listening connection other than {list(other_than)}",
+        )[0]
+
+    return wait

@@ -1,0 +1,120 @@
+"""Live messages through PgBouncer in transaction mode, in every way Odoo is run."""
+
+import uuid
+
+import psutil
+from client import Sender, User, wait_until
+from stack import CONF, read_options
+
+
+def test_chat(odoo, database):
+    """What one user writes in Discuss appears at the other."""
+    admin, demo = User(odoo, database), User(odoo, database, "demo")
+    [channel] = admin.call("discuss.channel", "create", [{"name": "e2e"}])
+    admin.call("discuss.channel", "add_members", [channel], [demo.partner_id])
+    websocket = demo.websocket()
+    text = f"Hello {uuid.uuid4()}"
+    admin.call(
+        "discuss.channel", "message_post", channel, body=text, message_type="comment"
+    )
+    assert websocket.receive(text)
+    websocket.close()
+
+
+def test_every_message_is_delivered(subscribed, sender):
+    texts = [sender.send("e2e") for _i in range(100)]
+    for text in texts:
+        subscribed.receive(text)
+
+
+def test_one_direct_connection_and_all_others_from_pgbouncer(
+    stack, odoo, subscribed, sender, sql, listening
+):
+    subscribed.receive(sender.send("e2e"))
+    direct = listening()
+    ports = {
+        connection.laddr.port
+        for connection in psutil.Process(stack.pgbouncer.process.pid).net_connections()
+    }
+    others = [
+        (pid, name)
+        for pid, name, port in sql(
+            "SELECT pid, application_name, client_port FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid != pg_backend_pid()"
+        )
+        if port not in ports
+    ]
+    assert [pid for pid, _name in others] == [direct]
+
+
+def test_no_listen_reaches_the_pooler(sql, subscribed, sender):
+    """None of Odoo's pooled connections listens to the bus."""
+    subscribed.receive(sender.send("e2e"))
+    assert not sql(
+        "SELECT pid FROM pg_stat_activity WHERE lower(query) LIKE 'listen%%imbus%%'"
+        " AND application_name NOT LIKE 'bus_alt_connection-%%'"
+    )
+
+
+def test_log(odoo, subscribed, listening):
+    listening()
+    log = odoo.log.read_text()
+    assert log.count("Bus patched (ImDispatch.loop)") == 1
+    assert log.count('Listening on "imbus"') >= 1
+    for name, value in read_options(CONF).items():
+        assert not name.endswith("password") or value not in log
+
+
+def test_several_databases_in_one_server(stack, addon):
+    databases = ["e2e_one", "e2e_two"]
+    for name in databases:
+        stack.create_database(name)
+    with stack.odoo(*databases, workers=2, addon=addon) as server:
+        websockets = {name: User(server, name).websocket("e2e") for name in databases}
+        texts = {name: Sender(stack, name).send("e2e") for name in databases}
+        for name, websocket in websockets.items():
+            websocket.receive(texts[name])
+        # and none of the other one's: what came later is there, that is not
+        for name, websocket in websockets.items():
+            websocket.receive(Sender(stack, name).send("e2e"))
+            for other in databases:
+                assert bool(websocket.find(texts[other])) == (other == name)
+
+
+def test_installed_while_the_stock_loop_is_listening(stack, listening, request):
+    """From Apps, without a restart; who had subscribed before is served too."""
+    stack.create_database("e2e_install")
+    stock = request.config.getoption("--stock")
+    with stack.odoo("e2e_install", workers=2, addon="available") as server:
+        admin = User(server, "e2e_install")
+        before = admin.websocket("e2e")
+        wait_until(
+            lambda: "Bus.loop listen imbus" in server.log.read_text(),
+            "the stock loop listens",
+        )
+        if not stock:
+            admin.call("ir.module.module", "update_list")
+            modules = admin.call(
+                "ir.module.module", "search", [("name", "=", "bus_alt_connection")]
+            )
+            admin.call("ir.module.module", "button_immediate_install", modules)
+        # the page is loaded again, and with it a websocket is opened
+        after = User(server, "e2e_install").websocket("e2e")
+        if not stock:
+            listening()
+        sender = Sender(stack, "e2e_install")
+        text = sender.send("e2e")
+        before.receive(text)
+        after.receive(text)
+        assert "takes over" in server.log.read_text()
+
+
+def test_installed_before_the_start(stack, database, addon):
+    """Merely installed in the database, not loaded server-wide."""
+    stack.create_database("e2e_installed")
+    server = stack.odoo("e2e_installed", workers=2, addon=addon and "available")
+    if addon:
+        server.check("--init=bus_alt_connection", "--stop-after-init", "--no-http")
+    with server:
+        websocket = User(server, "e2e_installed").websocket("e2e")
+        websocket.receive(Sender(stack, "e2e_installed").send("e2e"))

@@ -1,0 +1,103 @@
+"""Right and wrong settings, on a real server: it always starts and serves."""
+
+import pytest
+import requests
+from client import Sender, User, wait_until
+from stack import CONF
+
+
+@pytest.fixture
+def serve(stack, database, addon):
+    """Start a threaded server with an environment of its own, and log in."""
+    opened = []
+
+    def start(environment, **kwargs):
+        server = stack.odoo(database, workers=0, addon=addon, env=environment, **kwargs)
+        opened.append(server.stop)
+        server.start()
+        websocket = User(server, database).websocket("e2e")
+        opened.append(websocket.close)
+        return server, websocket
+
+    yield start
+    for close in reversed(opened):
+        close()
+
+
+def lines(server, *words):
+    return [
+        line
+        for line in server.log.read_text().splitlines()
+        if "bus_alt_connection" in line and all(word in line for word in words)
+    ]
+
+
+WRONG = {
+    "port": ({"ODOO_DB_LISTEN_PORT": "abc"}, ["ODOO_DB_LISTEN_PORT", '"abc"', "65535"]),
+    "port range": ({"ODOO_DB_LISTEN_PORT": "99999"}, ["ODOO_DB_LISTEN_PORT", "99999"]),
+    "sslmode": ({"ODOO_DB_LISTEN_SSLMODE": "yes"}, ["_SSLMODE", '"yes"', "prefer"]),
+    "dsn": ({"ODOO_DB_LISTEN_DSN": "password=hidden x"}, ["ODOO_DB_LISTEN_DSN"]),
+}
+
+
+@pytest.mark.parametrize(("environment", "words"), WRONG.values(), ids=WRONG)
+def test_wrong_value(serve, listeners, environment, words):
+    others = set(listeners())
+    server, _websocket = serve(environment)
+    assert requests.get(server.url + "/web/login", timeout=60).ok
+    errors = lines(server, " ERROR ")
+    assert len(errors) == 1
+    for word in words:
+        assert word in errors[0]
+    assert "hidden" not in server.log.read_text()
+    assert set(listeners()) <= others
+
+
+def test_wrong_password(serve):
+    server, _websocket = serve({"ODOO_DB_LISTEN_PASSWORD": "hidden"})
+    [error] = wait_until(lambda: lines(server, " ERROR "), "the ERROR")
+    assert "password authentication failed" in error
+    assert "hidden" not in server.log.read_text()
+    assert requests.get(server.url + "/web/login", timeout=60).ok
+
+
+#: the stack's own ports are set by these, which are empty now and so mean unset
+UNSET = {"ODOO_DB_LISTEN_HOST": "", "ODOO_DB_LISTEN_PORT": ""}
+
+
+def test_nothing_set_and_no_pooler(stack, serve, database, tmp_path):
+    server, websocket = serve(UNSET, direct=True, conf=conf_without_listening(tmp_path))
+    assert len(lines(server, " WARNING ", "None of db_listen_host")) == 1
+    websocket.receive(Sender(stack, database).send("e2e"))
+    assert not lines(server, " ERROR ")
+
+
+def test_nothing_set_behind_the_pooler(serve, listeners, tmp_path):
+    others = set(listeners())
+    server, _websocket = serve(UNSET, conf=conf_without_listening(tmp_path))
+    assert len(lines(server, " WARNING ", "None of db_listen_host")) == 1
+    [error] = wait_until(lambda: lines(server, " ERROR "), "the ERROR")
+    assert "connection pooler" in error and "db_listen_host" in error
+    assert set(listeners()) <= others
+
+
+def test_names_of_the_oca_addon(stack, serve, database, tmp_path):
+    _server, websocket = serve(
+        {**UNSET, "ODOO_IMDISPATCHER_DB_PORT": str(stack.ports.postgres)},
+        conf=conf_without_listening(tmp_path),
+    )
+    websocket.receive(Sender(stack, database).send("e2e"))
+
+
+def conf_without_listening(folder):
+    """Return a copy of the stack's odoo.conf that sets none of our options."""
+    text = CONF.read_text()
+    path = folder / "odoo.conf"
+    path.write_text(
+        "".join(
+            line
+            for line in text.splitlines(keepends=True)
+            if not line.startswith("db_listen_")
+        )
+    )
+    return path
