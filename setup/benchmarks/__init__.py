@@ -1,0 +1,1 @@
+"""What setup/bench measures: one module for each part, and the report."""

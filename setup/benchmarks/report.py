@@ -1,0 +1,280 @@
+"""Medians, ratios and targets out of the rounds' figures, as tables.
+
+Each figure is the median of the rounds. A ratio or a difference is that of each round
+first, and then the median of these, so that a slow round is slow for both sides.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+MIB = 2**20
+
+#: The most that the memory may grow. One reference that is kept for each of a million
+#: notifications would be 8 MB.
+GROWTH = MIB
+
+Figures = dict[str, Any]
+
+
+def summarize(results: Figures) -> Figures:
+    """Return the medians and the targets."""
+    summary = {
+        "delivery": summarize_delivery(results["delivery"]["turns"]),
+        "fetch": summarize_fetch(results["delivery"]["fetches"]),
+        "listening": summarize_listening(results["listening"]["turns"]),
+        "memory": summarize_memory(results["memory"]["samples"]),
+    }
+    return {**summary, "targets": targets(summary)}
+
+
+def render(results: Figures) -> str:
+    """Return all the tables."""
+    summary = results["summary"]
+    machine = (
+        "{cpus} CPUs ({cpu}), load average {load_average} at the start; {date}\n"
+        "Odoo {odoo}, PostgreSQL {postgresql}, PgBouncer {pgbouncer}, Python {python},"
+        " psycopg2 {psycopg2}, libpq {libpq}"
+    ).format(**results["machine"])
+    return "\n\n".join(
+        [
+            machine,
+            render_delivery(results["delivery"]["contenders"], summary),
+            render_listening(results["listening"]["loops"], summary["listening"]),
+            render_memory(summary["memory"]),
+            render_targets(summary["targets"]),
+        ]
+    )
+
+
+# ----------------------------------------------------------------------
+# Delivery
+# ----------------------------------------------------------------------
+
+
+def summarize_delivery(turns: list[Figures]) -> list[Figures]:
+    """Return a row for each number of clients and contender."""
+    rows = []
+    for clients in unique(turns, "clients"):
+        of_clients = [turn for turn in turns if turn["clients"] == clients]
+        p50 = {
+            name: column(of_clients, "p50_ms", contender=name)
+            for name in unique(of_clients, "contender")
+        }
+        for name in p50:
+            mine = [turn for turn in of_clients if turn["contender"] == name]
+            row = {
+                "clients": clients,
+                "contender": name,
+                "expected": sum(column(mine, "expected")),
+                "delivered": sum(column(mine, "delivered")),
+                "p50_ms": middle(p50[name]),
+                "p99_ms": middle(column(mine, "p99_ms")),
+                "p50_ratio": paired(operator.truediv, p50[name], p50["a"]),
+            }
+            if name == "c":
+                row["addon_ms"] = paired(operator.sub, p50["d"], p50["a"])
+                row["hop_ms"] = paired(operator.sub, p50["c"], p50["d"])
+            rows.append(row)
+    return rows
+
+
+def summarize_fetch(fetches: list[Figures]) -> Figures:
+    direct, pooled = column(fetches, "direct_ms"), column(fetches, "pooled_ms")
+    return {
+        "direct_ms": middle(direct),
+        "pooled_ms": middle(pooled),
+        "hop_ms": paired(operator.sub, pooled, direct),
+    }
+
+
+def render_delivery(contenders: dict[str, str], summary: Figures) -> str:
+    rows = []
+    for row in summary["delivery"]:
+        first = row["contender"] == "a"
+        rows.append(
+            [
+                str(row["clients"]) if first else "",
+                f"({row['contender']}) {contenders[row['contender']]}",
+                f"{row['delivered']} of {row['expected']}",
+                shown(row["p50_ms"]),
+                shown(row["p99_ms"]),
+                shown(row["p50_ratio"]),
+                shown(row.get("addon_ms"), "+.2f", ""),
+                shown(row.get("hop_ms"), "+.2f", ""),
+            ]
+        )
+    header = ["clients", "server", "delivered", "p50 ms", "p99 ms", "p50 / (a)"]
+    header += ["addon (d-a)", "pooler's hop (c-d)"]
+    return (
+        "Delivery: ms from the commit of a message to its frame at the client\n\n"
+        + table(header, rows, left=2)
+        + "\n\nOne websocket's fetch by itself (DISCARD ALL, BEGIN, SELECT, COMMIT):"
+        " p50 {direct_ms:.2f} ms direct,\n{pooled_ms:.2f} ms through PgBouncer,"
+        " {hop_ms:+.2f} ms. The sender's NOTIFY is four round trips, too.".format(
+            **summary["fetch"]
+        )
+    )
+
+
+# ----------------------------------------------------------------------
+# The loop alone
+# ----------------------------------------------------------------------
+
+LISTENING = {
+    "p50_us": "round trip p50 µs",
+    "p99_us": "round trip p99 µs",
+    "drained_per_s": "drained per s",
+}
+
+
+def summarize_listening(turns: list[Figures]) -> Figures:
+    raw = {name: column(turns, name, loop="raw") for name in LISTENING}
+    ours = {name: column(turns, name, loop="ours") for name in LISTENING}
+    return {
+        "raw": {name: middle(values) for name, values in raw.items()},
+        "ours": {name: middle(values) for name, values in ours.items()},
+        "ratio": {
+            name: paired(operator.truediv, ours[name], raw[name]) for name in LISTENING
+        },
+    }
+
+
+def render_listening(loops: dict[str, str], summary: Figures) -> str:
+    rows = [
+        [name, *(shown(summary[name][figure], ",.0f") for figure in LISTENING)]
+        for name in ("raw", "ours")
+    ]
+    rows.append(["ratio", *(shown(summary["ratio"][figure]) for figure in LISTENING)])
+    return (
+        "The listening loop alone, without Odoo\n\n"
+        + table(["", *LISTENING.values()], rows)
+        + "".join(f"\n{name}: {what}" for name, what in loops.items())
+    )
+
+
+# ----------------------------------------------------------------------
+# Memory
+# ----------------------------------------------------------------------
+
+
+def summarize_memory(samples: list[Figures]) -> Figures:
+    sizes = column(samples, "rss_bytes")
+    return {
+        "notifications": samples[-1]["notifications"],
+        "first_bytes": sizes[0],
+        "last_bytes": sizes[-1],
+        "growth_bytes": sizes[-1] - sizes[0],
+    }
+
+
+def render_memory(summary: Figures) -> str:
+    first, last, growth = (
+        summary[name] / MIB for name in ("first_bytes", "last_bytes", "growth_bytes")
+    )
+    return (
+        f"Memory of a process with our loop over {summary['notifications']:,}"
+        f" notifications: {first:.2f} MiB, at the end {last:.2f} MiB,"
+        f" growth {growth:+.2f} MiB"
+    )
+
+
+# ----------------------------------------------------------------------
+# Targets
+# ----------------------------------------------------------------------
+
+
+def targets(summary: Figures) -> list[Figures]:
+    with_addon = [row for row in summary["delivery"] if row["contender"] == "c"]
+    delivered = sum(column(with_addon, "delivered"))
+    delivered /= sum(column(with_addon, "expected"))
+    [latency] = column(with_addon, "p50_ratio", clients=10)
+    ratio = summary["listening"]["ratio"]
+    growth = summary["memory"]["growth_bytes"] / MIB
+    at_most, at_least = operator.le, operator.ge
+    return [
+        target("(c) delivered, of what was sent", delivered, at_least, 1),
+        target("(c) / (a) p50 with 10 clients", latency, at_most, 1.2),
+        target("our round trip / raw, p50", ratio["p50_us"], at_most, 1.3),
+        target("our drain rate / raw", ratio["drained_per_s"], at_least, 0.5),
+        target("growth in memory, MiB", growth, at_most, GROWTH / MIB),
+    ]
+
+
+def target(
+    name: str, value: float | None, compare: Callable[..., bool], limit: float
+) -> Figures:
+    return {
+        "name": name,
+        "value": value,
+        "bound": "at most" if compare is operator.le else "at least",
+        "limit": limit,
+        "met": value is not None and compare(value, limit),
+    }
+
+
+def render_targets(found: list[Figures]) -> str:
+    rows = [
+        [
+            each["name"],
+            shown(each["value"]),
+            f"{each['bound']} {each['limit']:g}",
+            "ok" if each["met"] else "missed",
+        ]
+        for each in found
+    ]
+    return table(["target", "measured", "wanted", ""], rows)
+
+
+# ----------------------------------------------------------------------
+# Arithmetic and layout
+# ----------------------------------------------------------------------
+
+
+def column(rows: list[Figures], name: str, **only: object) -> list:
+    """Return a column of those rows that have the values of `only`."""
+    return [row[name] for row in rows if only.items() <= row.items()]
+
+
+def unique(rows: list[Figures], name: str) -> list:
+    return list(dict.fromkeys(column(rows, name)))
+
+
+def middle(values: Sequence[float | None]) -> float | None:
+    """Return the median of what is there, None of nothing."""
+    present = [value for value in values if value is not None]
+    return median(present) if present else None
+
+
+def paired(
+    combine: Callable[[float, float], float],
+    first: Sequence[float | None],
+    second: Sequence[float | None],
+) -> float | None:
+    """Return the median over the rounds of what each round's two figures make."""
+    return middle(
+        [
+            None if one is None or other is None else combine(one, other)
+            for one, other in zip(first, second, strict=True)
+        ]
+    )
+
+
+def shown(value: float | None, pattern: str = ".2f", nothing: str = "-") -> str:
+    return nothing if value is None else format(value, pattern)
+
+
+def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """Lay out a table; so many columns stand to the left, the others to the right."""
+    lines = [header, *rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
