@@ -16,18 +16,22 @@ One thread owns a :class:`Listener` and runs :meth:`Listener.run`; any other may
 :meth:`Listener.stop`.
 """
 
+import collections
 import ipaddress
 import logging
+import math
 import random
 import selectors
 import socket
 import time
-from contextlib import closing
+import uuid
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, quote_ident
 
+from .canary import CanarySender, Deaf, Watch
 from .settings import describe
+from .state import State
 from .throttle import Throttle
 
 _logger = logging.getLogger(__name__)
@@ -39,25 +43,40 @@ DEFAULT_TIMEOUT = 5
 #: ``idle_session_timeout`` came with PostgreSQL 14.
 IDLE_SESSION_TIMEOUT_SINCE = 140000
 
+#: The channel of the canaries, of all instances. Nobody else listens on it, so that
+#: they reach no stock Odoo.
+CANARY_CHANNEL = "bus_alt_connection"
+
+#: Selects what tells one server and database from any other: no two were started in
+#: the same microsecond.
+IDENTITY = (
+    "SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC',"
+    " 'YYYY-MM-DD HH24:MI:SS.US'), current_database()"
+)
+
 
 class Stopped(Exception):
     """:meth:`Listener.stop` was called."""
 
 
 class ConnectionFailed(Exception):
-    """No server could be reached; the text tells what each of them answered."""
+    """No server could be listened on; the text tells what each of them answered."""
 
 
 class ConnectionLost(Exception):
     """The listening connection ended; the text is the reason, if one was given."""
 
 
-class PoolerFound(Exception):
-    """The server is a connection pooler: a LISTEN there would be lost, or worse."""
+class Unsuitable(Exception):
+    """The server accepts connections, but notifications do not come from it."""
 
+
+#: Why one server cannot be listened on; ValueError is about a parameter, or about an
+#: error message of the server that is not in UTF-8.
+REFUSALS = (psycopg2.Error, TimeoutError, ValueError, Unsuitable)
 
 #: What may keep us from listening; anything else is logged with its traceback.
-FORESEEN = (ConnectionFailed, PoolerFound, psycopg2.Error, TimeoutError)
+FORESEEN = (*REFUSALS, ConnectionFailed, ConnectionLost, Deaf)
 
 
 class Backoff:
@@ -105,15 +124,41 @@ class Listener:
         order in which PostgreSQL sent them
     :param on_listening: called after each LISTEN: whatever was notified before may
         have been missed
+    :param state.State state: what to keep up to date
+    :param send_canary: sends a payload on :data:`CANARY_CHANNEL` as Odoo sends its
+        notifications, commits, and returns what :data:`IDENTITY` selects there. Called
+        in a thread of its own, as it may hang. None: the connection is not watched.
+    :param float max_age: seconds after which the connection is replaced; 0: never
     """
 
-    def __init__(self, get_params, channel, on_notifications, on_listening):
+    def __init__(
+        self,
+        get_params,
+        channel,
+        on_notifications,
+        on_listening,
+        state=None,
+        send_canary=None,
+        max_age=0,
+    ):
         self._get_params = get_params
         self._channel = channel
         self._on_notifications = on_notifications
         self._on_listening = on_listening
+        self._state = state or State()
+        self._max_age = max_age
         self._stopped = False
         self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._watch = self._sender = None
+        if send_canary:
+            self._sender = CanarySender(send_canary, self._canary_sent)
+            self._watch = Watch(self._sender.request, uuid.uuid4().hex)
+        # canaries that were sent, from the sender's thread
+        self._sent = collections.deque()
+        # whether a notification of our own has come by the present connection
+        self._is_proven = False
+        # the connection that listens while its successor is being opened
+        self._predecessor = None
         self._failed_log = Throttle(_logger)
         self._last_failure = None
         self._callback_log = Throttle(_logger)
@@ -130,41 +175,55 @@ class Listener:
         backoff = Backoff()
         while not self._stopped:
             try:
-                with closing(self._connect()) as conn:
-                    self._listen(conn)
-                    listening_since = time.monotonic()
-                    try:
-                        self._consume(conn)
-                    finally:
-                        backoff.held_for(time.monotonic() - listening_since)
+                self._listen(backoff)
             except Stopped:
-                return
-            except ConnectionLost as error:
-                _logger.warning(
-                    'Lost the connection that listens on "%s": %s. Reconnecting.',
-                    self._channel,
-                    error,
-                )
+                break
+            except (ConnectionLost, Deaf) as error:
+                self._state.reconnects += 1
+                self._log_failure("Lost the connection that listens on", error)
             except Exception as error:
-                self._log_failure(error)
-            try:
-                self._wait(None, 0, backoff.delay())
-            except Stopped:
-                return
+                self._log_failure("Cannot listen on", error)
+            self._pause(backoff.delay())
+        if self._sender:
+            self._sender.stop()
 
     def stop(self):
         """Make :meth:`run` return, from whatever it waits for."""
         self._stopped = True
+        self._wake()
+
+    def _wake(self):
         self._wake_sender.send(b".")
+
+    def _canary_sent(self, canary):
+        """Take note of it, in the sender's thread."""
+        self._sent.append(canary)
+        self._wake()
+
+    def _log_failure(self, what, error):
+        """Log why nobody listens: a new reason at once, else once a minute."""
+        failure = _one_line(error)
+        if failure != self._last_failure:
+            self._failed_log.reset()
+            self._last_failure = failure
+        self._failed_log.log(
+            logging.WARNING if isinstance(error, ConnectionLost) else logging.ERROR,
+            '%s "%s": %s. New messages are read from the table meanwhile.',
+            what,
+            self._channel,
+            failure.rstrip("."),
+            exc_info=not isinstance(error, FORESEEN),
+        )
+        self._state.unproven(failure)
 
     # ------------------------------------------------------------------
     # Connecting
     # ------------------------------------------------------------------
 
     def _connect(self):
-        """Return a new connection to the first server that accepts one.
+        """Return a new connection that listens, to the first server that is suitable.
 
-        :rtype: psycopg2.extensions.connection
+        :return: the connection, and the identity of the server and database
         :raise ConnectionFailed: if there is none
         """
         errors = []
@@ -173,98 +232,168 @@ class Listener:
                 for address in _addresses(params):
                     try:
                         return self._open(address)
-                    except (psycopg2.Error, TimeoutError) as error:
+                    except REFUSALS as error:
                         errors.append(f"{describe(address)}: {_one_line(error)}")
             except (OSError, UnicodeError) as error:
                 errors.append(f"{describe(params)}: {error}")
         raise ConnectionFailed("; ".join(errors))
 
     def _open(self, params):
-        """Return a new connection to one server, within its ``connect_timeout``."""
-        timeout = int(params.get("connect_timeout") or 0) or DEFAULT_TIMEOUT
-        conn = psycopg2.connect(async_=1, **params)
+        """Return a new connection to one server, which listens; each step in time."""
+        timeout = int(params.get("connect_timeout") or 0)
+        # UTF8, so that PostgreSQL never fails to convert what strangers send
+        conn = psycopg2.connect(async_=1, **{**params, "client_encoding": "UTF8"})
         try:
-            self._complete(conn, timeout)
+            self._complete(conn, timeout if timeout > 0 else DEFAULT_TIMEOUT)
+            return conn, self._start_listening(conn)
         except BaseException:
             conn.close()
             raise
-        return conn
 
-    def _listen(self, conn):
-        """Make sure that this is PostgreSQL itself, and LISTEN.
+    def _start_listening(self, conn):
+        """Make sure that this is PostgreSQL itself and a primary, and LISTEN.
 
-        :raise PoolerFound: if it is not; then LISTEN is not sent. A transaction
-            pooler would drop it, and deliver notifications to whichever client uses
-            that server connection next.
+        :return: the identity of the server and database, as by :data:`IDENTITY`
+        :raise Unsuitable: if it is not; then LISTEN is not sent. A transaction pooler
+            would drop it, and deliver notifications to whichever client uses that
+            server connection next.
         """
-        backend_pid = self._query(conn, "SELECT pg_backend_pid()")
+        backend_pid, is_standby = self._query(
+            conn, "SELECT pg_backend_pid(), pg_is_in_recovery()"
+        )
         # A pooler invents the process id of the handshake (PgBouncer in
         # src/proto.c, Supavisor in db_handler.ex); PostgreSQL sends its own.
         if backend_pid != conn.get_backend_pid():
-            raise PoolerFound(
-                f"{describe(conn.get_dsn_parameters())} is a connection pooler, which "
-                "loses LISTEN. Point db_listen_host and db_listen_port to PostgreSQL "
-                "itself."
+            raise Unsuitable(
+                "this is a connection pooler, which loses LISTEN. Point db_listen_host "
+                "and db_listen_port to PostgreSQL itself."
             )
+        if is_standby:
+            raise Unsuitable(
+                "this is a standby, to which no NOTIFY comes. Point db_listen_host to "
+                "the primary, or to the list of all servers."
+            )
+        server = self._query(conn, IDENTITY)
         if conn.server_version >= IDLE_SESSION_TIMEOUT_SINCE:
             # an idle connection is what we are
             self._query(conn, "SET idle_session_timeout = 0")
+        if self._watch:
+            self._query(conn, "LISTEN " + quote_ident(CANARY_CHANNEL, conn))
         self._query(conn, "LISTEN " + quote_ident(self._channel, conn))
-        _logger.info(
-            'Listening on "%s": %s, PostgreSQL %s, backend pid %d.',
-            self._channel,
-            describe(conn.get_dsn_parameters()),
-            conn.get_parameter_status("server_version"),
-            backend_pid,
-        )
-        self._last_failure = None
-        self._call(self._on_listening)
-
-    def _log_failure(self, error):
-        """Log why there is no connection: a new reason at once, else once a minute."""
-        failure = _one_line(error)
-        if failure != self._last_failure:
-            self._failed_log.reset()
-            self._last_failure = failure
-        self._failed_log.log(
-            logging.ERROR,
-            'Cannot listen on "%s", will keep trying: %s',
-            self._channel,
-            failure,
-            exc_info=not isinstance(error, FORESEEN),
-        )
+        return server
 
     # ------------------------------------------------------------------
     # Listening
     # ------------------------------------------------------------------
 
-    def _consume(self, conn):
-        """Pass notifications on until the connection is lost.
+    def _listen(self, backoff):
+        """Connect, and pass notifications on until the connection is lost.
 
-        :raise ConnectionLost: then
+        :raise ConnectionFailed: if there is none to be had
+        :raise ConnectionLost: when it ends
+        :raise Deaf: when notifications do not come by it
         """
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_receiver, selectors.EVENT_READ)
-            selector.register(conn, selectors.EVENT_READ)
+        conn, server = self._connect()
+        since = time.monotonic()
+        try:
+            self._welcome(conn, server)
             while True:
-                # first of all, since notifications also come with a query's reply
-                payloads = [
-                    notify.payload
-                    for notify in conn.notifies
-                    if notify.channel == self._channel
-                ]
-                conn.notifies = []
-                if payloads:
-                    self._call(self._on_notifications, payloads)
-                selector.select()
-                if self._stopped:
-                    raise Stopped
-                try:
-                    conn.poll()
-                except psycopg2.Error as error:
-                    # PostgreSQL's reason came as a notice in an earlier poll()
-                    reason = conn.notices[-1] if conn.notices else error
-                    raise ConnectionLost(_one_line(reason)) from error
+                self._consume(conn, self._renewal_time())
+                conn = self._renew(conn)
+        finally:
+            conn.close()
+            backoff.held_for(time.monotonic() - since)
+
+    def _welcome(self, conn, server):
+        """Begin to use a connection that listens, of which nothing is proven yet."""
+        self._is_proven = False
+        if self._watch:
+            self._watch.restart(time.monotonic(), server)
+        else:
+            self._prove(conn)
+        self._call(self._on_listening)
+
+    def _prove(self, conn):
+        """Note that notifications come by this connection."""
+        if not (self._is_proven and self._state.is_listening):
+            self._is_proven = True
+            self._last_failure = None
+            _logger.info(
+                'Listening on "%s": %s, PostgreSQL %s, backend pid %d.',
+                self._channel,
+                describe(conn.get_dsn_parameters()),
+                conn.get_parameter_status("server_version"),
+                conn.get_backend_pid(),
+            )
+        self._state.proven()
+
+    def _consume(self, conn, until):
+        """Pass notifications on until then (``time.monotonic()``)."""
+        with self._selector(conn) as selector:
+            while True:
+                # taken first, so that a canary that has come by now was also read
+                now = time.monotonic()
+                self._receive(conn)
+                if now >= until:
+                    return
+                wait = min(until - now, self._check(now))
+                self._select(selector, None if wait == math.inf else wait)
+
+    def _receive(self, conn):
+        """Read what has come by a connection that listens, and pass it on.
+
+        :raise ConnectionLost: if it has ended
+        """
+        while True:
+            try:
+                conn.poll()
+                is_closed = conn.fileno() < 0
+            except psycopg2.Error as error:
+                # PostgreSQL's reason came as a notice in an earlier poll()
+                reason = conn.notices[-1] if conn.notices else error
+                raise ConnectionLost(_one_line(reason)) from error
+            if is_closed:
+                raise ConnectionLost("libpq has closed it")
+            if not conn.notifies:
+                return
+            # and once more, because the rest of what was read from the socket may
+            # wait in the buffers of TLS and libpq, where no selector sees it
+            notifies, conn.notifies = conn.notifies, []
+            self._pass_on(conn, notifies)
+
+    def _pass_on(self, conn, notifies):
+        """Tell the watch and Odoo what has come."""
+        if self._watch and conn is not self._predecessor:
+            canaries = {n.payload for n in notifies if n.channel == CANARY_CHANNEL}
+            self._watch.heard(time.monotonic(), canaries)
+            if self._watch.is_proven:
+                self._prove(conn)
+        payloads = [n.payload for n in notifies if n.channel == self._channel]
+        if payloads:
+            self._call(self._on_notifications, payloads)
+
+    def _check(self, now):
+        """Make sure that notifications do come.
+
+        :return: seconds after which to check again
+        :raise Deaf: if they do not
+        """
+        if not self._watch:
+            return math.inf
+        while self._sent:
+            self._watch.sent(self._sent.popleft())
+        wait = self._watch.check(now)
+        if self._watch.is_expired(now) and self._state.is_listening:
+            reason = "no NOTIFY could be sent through db_host to check it"
+            _logger.warning(
+                'Nothing came by the connection that listens on "%s" for %.0f s, and'
+                " %s. New messages are read from the table meanwhile.",
+                self._channel,
+                self._watch.EXPIRY,
+                reason,
+            )
+            self._state.unproven(reason)
+        return wait
 
     def _call(self, callback, *args):
         """Call back; what the other side does wrong must not cost the connection."""
@@ -279,15 +408,45 @@ class Listener:
             )
 
     # ------------------------------------------------------------------
+    # Renewing
+    # ------------------------------------------------------------------
+
+    def _renewal_time(self):
+        """Return when to renew a connection; jitter keeps the instances apart."""
+        if not self._max_age:
+            return math.inf
+        return time.monotonic() + self._max_age * random.uniform(0.9, 1.1)
+
+    def _renew(self, conn):
+        """Return a successor of ``conn``, which is closed once that listens.
+
+        If there is none to be had, ``conn`` serves on. In either case :meth:`_wait`
+        reads from it meanwhile.
+        """
+        self._predecessor = conn
+        try:
+            successor, server = self._connect()
+        except ConnectionFailed as error:
+            _logger.warning(
+                "Cannot renew the listening connection, keep the old one: %s", error
+            )
+            return conn
+        finally:
+            self._predecessor = None
+        self._welcome(successor, server)
+        conn.close()
+        return successor
+
+    # ------------------------------------------------------------------
     # Waiting
     # ------------------------------------------------------------------
 
     def _query(self, conn, query):
-        """Execute ``query``; return the first value of its result, if it has one."""
+        """Execute ``query``; return the first row of its result, if it has one."""
         with conn.cursor() as cr:
             cr.execute(query)
             self._complete(conn, DEFAULT_TIMEOUT)
-            return cr.fetchone()[0] if cr.description else None
+            return cr.fetchone() if cr.description else None
 
     def _complete(self, conn, timeout):
         """Wait until what was begun on ``conn`` is done.
@@ -306,23 +465,64 @@ class Listener:
                 raise TimeoutError(f"no answer within {timeout} s")
             state = conn.poll()
 
+    def _pause(self, seconds):
+        """Wait for so long, or until stopped.
+
+        By the socket's own timeout: a selector is a file descriptor more, which a
+        process that has run out of them does not get.
+        """
+        end = time.monotonic() + seconds
+        while not self._stopped and time.monotonic() < end:
+            self._wake_receiver.settimeout(max(end - time.monotonic(), 0.001))
+            try:
+                self._wake_receiver.recv(4096)
+            except socket.timeout:
+                pass
+        self._wake_receiver.settimeout(None)
+
     def _wait(self, conn, event, timeout):
-        """Wait for ``event`` on ``conn``, or for nothing if that is None.
+        """Wait for ``event`` on ``conn``.
 
         The selector is a new one each time because libpq may change the socket
         between two steps of connecting.
 
         :return: whether the event came within ``timeout`` seconds
         :raise Stopped: if :meth:`stop` was called
+        :raise ConnectionLost: if a connection that listens meanwhile has ended
         """
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_receiver, selectors.EVENT_READ)
-            if conn is not None:
-                selector.register(conn, event)
-            ready = selector.select(max(timeout, 0))
+        deadline = time.monotonic() + timeout
+        with self._selector(self._predecessor) as selector:
+            selector.register(conn, event)
+            while True:
+                left = max(deadline - time.monotonic(), 0)
+                ready = self._select(selector, left)
+                if self._predecessor in ready:
+                    self._receive(self._predecessor)
+                if conn in ready:
+                    return True
+                if time.monotonic() >= deadline:
+                    return False
+
+    def _selector(self, conn):
+        """Return a selector for what wakes us, and for input on ``conn`` if any."""
+        selector = selectors.DefaultSelector()
+        selector.register(self._wake_receiver, selectors.EVENT_READ)
+        if conn is not None:
+            selector.register(conn, selectors.EVENT_READ)
+        return selector
+
+    def _select(self, selector, timeout):
+        """Return what is ready, other than what wakes us.
+
+        :param timeout: seconds (float), or None for no limit
+        :raise Stopped: if :meth:`stop` was called
+        """
+        ready = {key.fileobj for key, _events in selector.select(timeout)}
+        if self._wake_receiver in ready:
+            self._wake_receiver.recv(4096)
         if self._stopped:
             raise Stopped
-        return bool(ready)
+        return ready
 
 
 def single_servers(params):
@@ -345,9 +545,9 @@ def single_servers(params):
         {
             **rest,
             **{
-                keyword: parts[index if len(parts) > 1 else 0]
+                keyword: parts[min(index, len(parts) - 1)]
                 for keyword, parts in lists.items()
-                if parts[index if len(parts) > 1 else 0]
+                if parts[min(index, len(parts) - 1)]
             },
         }
         for index in range(count)
@@ -383,4 +583,6 @@ def _is_address(host):
 
 def _one_line(text):
     """Return a message of libpq or PostgreSQL, which has several lines, as one."""
+    if isinstance(text, UnicodeDecodeError):
+        text = text.object.decode(errors="replace")
     return " ".join(str(text).split()) or repr(text)

@@ -75,7 +75,19 @@ OPTIONS = (
         "Any libpq connection string or URI, for the rest (``sslrootcert``, "
         "``service``, ...). The options above override its parts.",
     ),
+    Option(
+        "db_listen_max_age",
+        None,
+        None,
+        None,
+        "Seconds after which the connection is replaced by a new one, which listens "
+        "before the old one is closed; 0 means never. 3600 if unset.",
+    ),
 )
+
+#: Seconds. It follows changes of DNS within the hour, and guards against a listening
+#: backend that holds back the cleanup of old transaction ids.
+DEFAULT_MAX_AGE = 3600
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
@@ -115,11 +127,13 @@ class Settings:
 
     :param dict params: libpq connection parameters, the password among them
     :param dict sources: for each of our options that is set, where it was set
+    :param int max_age: seconds after which the connection is replaced; 0: never
     """
 
-    def __init__(self, params, sources):
+    def __init__(self, params, sources, max_age):
         self.params = params
         self.sources = sources
+        self.max_age = max_age
 
     @property
     def own_endpoint(self):
@@ -138,8 +152,6 @@ class Settings:
         return {"application_name": name, **self.params}
 
     def __str__(self):
-        if "service" in self.params:
-            return f'service "{self.params["service"]}"'
         return describe(self.params)
 
     def __repr__(self):
@@ -151,6 +163,8 @@ def describe(params):
 
     :param dict params: libpq connection parameters
     """
+    if "service" in params:
+        return f'service "{params["service"]}"'
     host = params.get("host") or params.get("hostaddr") or "(local socket)"
     if params.get("hostaddr", host) != host:
         host += f" ({params['hostaddr']})"
@@ -176,18 +190,20 @@ def load(get, environ, config_file):
             values[option.name] = value
             sources[option.name] = source
 
-    params, problems = {}, []
-    if "db_listen_dsn" in values:
+    params, dsn = {}, sources.get("db_listen_dsn")
+    if dsn:
         try:
-            params = parse_dsn(values["db_listen_dsn"])
-        except psycopg2.Error:
+            params = _parse(values["db_listen_dsn"])
+        except (psycopg2.Error, ValueError):
             # libpq's own message quotes the string, and with it the password
-            problems.append(
-                f"{sources['db_listen_dsn']} cannot be parsed (value not shown: it may "
-                "hold a password); allowed: a connection string or URI of libpq."
-            )
+            raise SettingsError(
+                [
+                    f"{dsn} cannot be parsed (value not shown: it may hold a "
+                    "password); allowed: a connection string or URI of libpq."
+                ]
+            ) from None
     dsn_keywords = set(params)
-    origins = {key: f"{key} in {sources['db_listen_dsn']}" for key in params}
+    origins = {keyword: f"{keyword} in {dsn}" for keyword in params}
     for option in OPTIONS:
         if option.keyword and option.name in values:
             params[option.keyword] = values[option.name]
@@ -195,17 +211,29 @@ def load(get, environ, config_file):
     if "db_listen_host" in values:
         params.pop("hostaddr", None)
 
-    problems += _problems(params, origins)
+    for option in OPTIONS:
+        if option.keyword in _wanted_of_odoo(params, dsn_keywords, bool(dsn)):
+            value = _value(get(option.default))
+            if value:
+                params[option.keyword] = value
+                origins[option.keyword] = f"{option.default} (in {config_file})"
+    if "service" not in params:
+        params = {**CONNECTION_DEFAULTS, "dbname": DEFAULT_DATABASE, **params}
+    problems = _problems(params, origins, dsn)
+    max_age = values.get("db_listen_max_age", str(DEFAULT_MAX_AGE))
+    if not _is_number(max_age):
+        problems.append(
+            f"{sources['db_listen_max_age']}: {_shown(max_age)} is wrong; allowed: a "
+            "whole number of seconds."
+        )
     if problems:
         raise SettingsError(problems)
-    for keyword in _wanted_of_odoo(params, dsn_keywords, "db_listen_dsn" in values):
-        option = next(option for option in OPTIONS if option.keyword == keyword)
-        value = _value(get(option.default))
-        if value:
-            params.setdefault(keyword, value)
-    if "service" not in params:
-        params.setdefault("dbname", DEFAULT_DATABASE)
-    return Settings({**CONNECTION_DEFAULTS, **params}, sources)
+    return Settings(params, sources, int(max_age))
+
+
+def _parse(dsn):
+    """Return the parameters in a connection string; empty ones mean unset."""
+    return {key: value for key, value in parse_dsn(dsn).items() if value.strip()}
 
 
 def _lookup(option, get, environ, config_file):
@@ -228,21 +256,24 @@ def _value(value):
 
 
 def _wanted_of_odoo(params, dsn_keywords, has_dsn):
-    """Return the keywords for which Odoo's own options stand in, where they are unset.
+    """Return the keywords for which Odoo's own options stand in.
 
-    :param dict params: what is set
+    :param dict params: what is set so far
     :param set dsn_keywords: the keywords that the DSN sets
     :param bool has_dsn: whether there is a DSN
     """
     if "service" in params:
         # explicit parameters would win over those in the service file
         return set()
-    wanted = {"host", "port", "user", "password", "sslmode", "dbname"}
+    wanted = {"host", "port", "user", "password", "sslmode", "dbname"} - set(params)
     if dsn_keywords & {"user", "passfile"}:
         # Odoo's password is not for another user
         wanted.discard("password")
+    if params.get("sslrootcert") == "system":
+        # libpq refuses it with a weak sslmode, and has a strong default for it
+        wanted.discard("sslmode")
     names_host = dsn_keywords & {"host", "hostaddr"}
-    names_nothing = has_dsn and not params.keys() & {"host", "port"}
+    names_nothing = has_dsn and not set(params) & {"host", "port"}
     if names_host or names_nothing:
         # What a DSN leaves out means what it means to libpq: port 5432, the local
         # socket. Odoo's own host and port are those of the pooler.
@@ -250,31 +281,51 @@ def _wanted_of_odoo(params, dsn_keywords, has_dsn):
     return wanted
 
 
-def _problems(params, origins):
-    """Return a sentence for each parameter that cannot be used."""
+def _problems(params, origins, dsn):
+    """Return a sentence for each parameter that cannot be used.
+
+    :param dict origins: for each parameter, where it was set
+    :param dsn: where a DSN was set, or None
+    """
+    in_dsn = "a connection string goes to db_listen_dsn, its password percent-encoded"
     checks = {
         "host": (
             _is_host,
             "a host name, an address or a socket directory, or a comma-separated list "
-            "of them; a connection string goes to db_listen_dsn",
+            f"of them; {in_dsn}",
         ),
         "port": (_is_port, "a number from 1 to 65535, or a comma-separated list"),
+        "user": (_is_user, f"the name of a role; {in_dsn}"),
+        "dbname": (_is_database, f"the name of a database; {in_dsn}"),
         "sslmode": (SSLMODES.__contains__, ", ".join(SSLMODES)),
-        "connect_timeout": (_is_number, "a whole number of seconds"),
+        "connect_timeout": (_is_timeout, "a whole number of seconds"),
+    }
+    shown = {
+        # of a DSN, any part may be what was meant to be the password
+        keyword: HIDDEN if dsn and dsn in origins.get(keyword, "") else _shown(value)
+        for keyword, value in params.items()
     }
     problems = [
-        f"{origins[keyword]}: {_shown(params[keyword])} is wrong; allowed: {allowed}."
+        f"{origins[keyword]}: {shown[keyword]} is wrong; allowed: {allowed}."
         for keyword, (is_valid, allowed) in checks.items()
         if keyword in params and not is_valid(params[keyword])
     ]
-    hosts = (params.get("hostaddr") or params.get("host") or "").count(",") + 1
-    ports = params.get("port", "").count(",") + 1
-    if not problems and ports not in (1, hosts):
-        problems.append(
-            f"{origins['port']}: {_shown(params['port'])} is wrong; allowed: one port, "
-            f"or as many as there are hosts ({hosts})."
-        )
+    if problems:
+        return problems
+    hosts = (params.get("host") or params.get("hostaddr") or "").count(",") + 1
+    for keyword, allowed in (
+        ("port", f"one port, or as many as there are hosts ({hosts})"),
+        ("hostaddr", f"as many addresses as there are hosts ({hosts})"),
+    ):
+        count = params.get(keyword, "").count(",") + 1
+        if count != hosts and keyword in params and (keyword, count) != ("port", 1):
+            problems.append(
+                f"{origins[keyword]}: {shown[keyword]} is wrong; allowed: {allowed}."
+            )
     return problems
+
+
+HIDDEN = "the value (not shown: it may hold a password)"
 
 
 def _is_host(value):
@@ -286,12 +337,24 @@ def _is_port(value):
     return all(not p or (_is_number(p) and 1 <= int(p) <= 65535) for p in ports)
 
 
+def _is_user(value):
+    # user@server is a role at some providers
+    return not re.search("=|://|:.*@", value)
+
+
+def _is_database(value):
+    return not re.search("[=@]|://", value)
+
+
+def _is_timeout(value):
+    # zero and less mean "for ever" to libpq, and the default to us
+    return re.fullmatch(r"\s*-?[0-9]{1,9}\s*", value) is not None
+
+
 def _is_number(value):
-    return re.fullmatch("[0-9]+", value) is not None
+    return re.fullmatch("[0-9]{1,9}", value) is not None
 
 
 def _shown(value):
     """Return ``value`` quoted, unless it may hold a password."""
-    if re.search("[=@]|://", value):
-        return "the value (not shown: it may hold a password)"
-    return f'"{value}"'
+    return HIDDEN if re.search("[=@]|://", value) else f'"{value}"'

@@ -8,6 +8,7 @@ prove something fail there.
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from client import Sender, User, wait_until
 
@@ -17,8 +18,8 @@ sys.path.insert(0, str(ROOT / "setup"))
 import provision  # noqa: E402
 from stack import Ports, Stack  # noqa: E402
 
-#: application_name of the listening connections
-LISTENER = "bus_alt_connection-%"
+#: What the application_name of a listening connection begins with; its process follows.
+LISTENER = "bus_alt_connection-"
 
 
 def pytest_addoption(parser):
@@ -85,28 +86,32 @@ def sql(stack):
 
 @pytest.fixture
 def listeners(sql):
-    """Return the backend pids of the listening connections."""
+    """Return the backend pids of the listening connections, of a server or of all."""
 
-    def pids():
-        return [
-            pid
-            for (pid,) in sql(
-                "SELECT pid FROM pg_stat_activity"
-                " WHERE application_name LIKE %s AND query LIKE 'LISTEN%%'",
-                LISTENER,
-            )
-        ]
+    def pids(server=None):
+        found = sql(
+            "SELECT pid, application_name FROM pg_stat_activity"
+            " WHERE application_name LIKE %s AND query LIKE 'LISTEN%%'",
+            f"{LISTENER}%",
+        )
+        if server is None:
+            return [pid for pid, _name in found]
+        process = psutil.Process(server.pid)
+        names = {
+            f"{LISTENER}{child.pid}" for child in [process, *process.children(True)]
+        }
+        return [pid for pid, name in found if name in names]
 
     return pids
 
 
 @pytest.fixture
 def listening(listeners):
-    """Wait until there is a listening connection; return its backend pid."""
+    """Wait until a server has a listening connection; return its backend pid."""
 
-    def wait(other_than=()):
+    def wait(server, other_than=()):
         return wait_until(
-            lambda: [pid for pid in listeners() if pid not in other_than],
+            lambda: [pid for pid in listeners(server) if pid not in other_than],
             f"a listening connection other than {list(other_than)}",
         )[0]
 

@@ -31,7 +31,7 @@ def test_one_direct_connection_and_all_others_from_pgbouncer(
     stack, odoo, subscribed, sender, sql, listening
 ):
     subscribed.receive(sender.send("e2e"))
-    direct = listening()
+    direct = listening(odoo)
     ports = {
         connection.laddr.port
         for connection in psutil.Process(stack.pgbouncer.process.pid).net_connections()
@@ -57,7 +57,7 @@ def test_no_listen_reaches_the_pooler(sql, subscribed, sender):
 
 
 def test_log(odoo, subscribed, listening):
-    listening()
+    listening(odoo)
     log = odoo.log.read_text()
     assert log.count("Bus patched (ImDispatch.loop)") == 1
     assert log.count('Listening on "imbus"') >= 1
@@ -101,7 +101,7 @@ def test_installed_while_the_stock_loop_is_listening(stack, listening, request):
         # the page is loaded again, and with it a websocket is opened
         after = User(server, "e2e_install").websocket("e2e")
         if not stock:
-            listening()
+            listening(server)
         sender = Sender(stack, "e2e_install")
         text = sender.send("e2e")
         before.receive(text)

@@ -6,18 +6,20 @@ import pytest
 from client import User, wait_until
 
 
-def test_terminated_backend(subscribed, sender, sql, listening):
+def test_terminated_backend(odoo, subscribed, sender, sql, listening):
     subscribed.receive(sender.send("e2e"))
     for _i in range(3):
-        backend = listening()
+        backend = listening(odoo)
         sql("SELECT pg_terminate_backend(%s)", backend)
-        listening(other_than=[backend])
+        listening(odoo, other_than=[backend])
         subscribed.receive(sender.send("e2e"))
 
 
-def test_catches_up_on_what_was_sent_in_between(subscribed, sender, sql, listening):
+def test_catches_up_on_what_was_sent_in_between(
+    odoo, subscribed, sender, sql, listening
+):
     """A message whose NOTIFY nobody heard is delivered once it listens again."""
-    backend = listening()
+    backend = listening(odoo)
     subscribed.receive(sender.send("e2e"))
     text = sender.send("e2e", notify=False)
     sql("SELECT pg_terminate_backend(%s)", backend)
@@ -39,11 +41,11 @@ JUNK = {
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
 def test_junk_payload(junk, odoo, subscribed, sender, listeners, listening):
-    backend = listening()
+    backend = listening(odoo)
     subscribed.receive(sender.send("e2e"))
     sender.notify(junk)
     subscribed.receive(sender.send("e2e"))
-    assert listeners() == [backend], "it must not cost the connection"
+    assert listeners(odoo) == [backend], "it must not cost the connection"
     assert "Bus.loop error" not in odoo.log.read_text()
 
 
@@ -55,7 +57,7 @@ def test_valid_item_beside_junk(subscribed, sender, database):
 
 
 def test_junk_does_not_flood_the_log(odoo, subscribed, sender, listening):
-    listening()
+    listening(odoo)
     for _i in range(50):
         sender.notify("not json")
     subscribed.receive(sender.send("e2e"))
@@ -68,10 +70,10 @@ def test_junk_does_not_flood_the_log(odoo, subscribed, sender, listening):
 
 
 def test_postgres_restart(stack, odoo, database, sender, listening):
-    backend = listening()
+    backend = listening(odoo)
     stack.postgres.stop()
     stack.postgres.start()
-    listening(other_than=[backend])
+    listening(odoo, other_than=[backend])
     # Odoo itself may close a websocket whose read fails meanwhile; browsers reconnect
     websocket = wait_until(
         lambda: _reconnect(odoo, database), "a websocket can be opened again"

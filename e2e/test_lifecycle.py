@@ -39,11 +39,10 @@ def test_stop_after_init(stack, database, addon):
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["prefork", "threaded"])
 def test_sigterm(stack, database, addon, sender, listeners, listening, workers):
-    others = set(listeners())
     with stack.odoo(database, workers=workers, addon=addon) as server:
         websocket = User(server, database).websocket("e2e")
         websocket.receive(sender.send("e2e"))
-        backend = listening(other_than=others)
+        backend = listening(server)
         os.kill(server.pid, signal.SIGTERM)
         if workers == 0:
             # with workers, Odoo kills the evented process without a word

@@ -20,6 +20,8 @@ import os
 import sys
 import threading
 
+from psycopg2 import sql
+
 import odoo
 from odoo.service.server import CommonServer
 from odoo.tools import config
@@ -27,7 +29,9 @@ from odoo.tools import config
 from odoo.addons.bus.models import bus as odoo_bus
 
 from .. import settings
-from ..listener import Listener
+from ..listener import CANARY_CHANNEL, IDENTITY, Listener
+from ..poller import Poller
+from ..state import State
 from ..throttle import Throttle
 
 _logger = logging.getLogger(__name__)
@@ -36,9 +40,13 @@ _logger = logging.getLogger(__name__)
 CHANNEL = "imbus"
 
 _junk_log = Throttle(_logger)
+_wake_log = Throttle(_logger)
 
 # Held by the thread that listens for this process: see take_over().
 _listening = threading.Lock()
+
+#: What is known of this process' listening connection.
+state = State()
 
 
 def loop(self):
@@ -49,18 +57,52 @@ def loop(self):
     :param self: the dispatcher
     """
     with _listening:
-        if loop.settings is None:
-            odoo_bus.stop_event.wait()
         if odoo_bus.stop_event.is_set():
+            return
+        poller = Poller(
+            open_cursor=lambda database: odoo.sql_db.db_connect(database).cursor(),
+            get_databases=lambda: {
+                channel[0] for channel in list(self._channels_to_ws)
+            },
+            wake=lambda database, channels: wake(self, database, channels),
+            is_listening=lambda: state.is_listening,
+        )
+        state.on_change = poller.hurry
+        CommonServer.on_stop(poller.stop)
+        threading.Thread(
+            target=poller.run, name=f"{__name__}.Poller", daemon=True
+        ).start()
+        if loop.settings is None:
+            state.unproven("the settings are wrong, see above")
+            odoo_bus.stop_event.wait()
             return
         listener = Listener(
             loop.settings.connection_params,
             CHANNEL,
             on_notifications=lambda payloads: dispatch_payloads(self, payloads),
-            on_listening=lambda: trigger_all(self),
+            on_listening=poller.hurry,
+            state=state,
+            send_canary=send_canary,
+            max_age=loop.settings.max_age,
         )
         CommonServer.on_stop(listener.stop)
         listener.run()
+
+
+def send_canary(payload):
+    """Send a notification to ourselves, by the road on which Odoo sends its own.
+
+    :return: the server and the database by which it went, as :data:`listener.IDENTITY`
+    """
+    notify = sql.Identifier(getattr(odoo_bus, "ODOO_NOTIFY_FUNCTION", "pg_notify"))
+    database = config.get("db_system") or settings.DEFAULT_DATABASE
+    with odoo.sql_db.db_connect(database).cursor() as cr:
+        cr.execute(IDENTITY)
+        server = cr.fetchone()
+        cr.execute(
+            sql.SQL("SELECT {}(%s, %s)").format(notify), (CANARY_CHANNEL, payload)
+        )
+    return server
 
 
 def dispatch_payloads(dispatcher, payloads):
@@ -73,7 +115,7 @@ def dispatch_payloads(dispatcher, payloads):
     :param dispatcher: Odoo's ``dispatch``
     :param payloads: list of str, each the JSON list of the channels with news
     """
-    items = []
+    items, junk = [], []
     for payload in payloads:
         try:
             decoded = json.loads(payload)
@@ -82,17 +124,28 @@ def dispatch_payloads(dispatcher, payloads):
         if isinstance(decoded, list):
             items += decoded
         else:
-            _log_junk(payload)
+            junk.append(payload)
     if hasattr(dispatcher, "_dispatch_notifications"):
-        _dispatch_items(dispatcher, items)
-        return
-    websockets = set()
+        junk += _dispatch_items(dispatcher, items)
+    else:
+        junk += _dispatch_channels(dispatcher, items)
+    for what in junk:
+        _log_junk(what)
+
+
+def _dispatch_channels(dispatcher, items):
+    """Wake the websockets that have subscribed to these channels.
+
+    :return: the items that are no channels
+    """
+    websockets, junk = set(), []
     for item in items:
         try:
             websockets.update(dispatcher._channels_to_ws.get(_channel(item), ()))
         except TypeError:
-            _log_junk(item)
+            junk.append(item)
     _trigger(websockets)
+    return junk
 
 
 def _channel(item):
@@ -106,13 +159,18 @@ def _channel(item):
     return tuple(item)
 
 
-def trigger_all(dispatcher):
-    """Wake every websocket, because each may have missed something.
+def wake(dispatcher, database, channels):
+    """Wake the websockets for which the bus table has news.
 
     :param dispatcher: Odoo's ``dispatch``
+    :param str database: the name of the database
+    :param channels: set of tuples, as in ``_channels_to_ws``; None means all of them
     """
-    # a copy, because other threads subscribe in the meantime
-    _trigger(set().union(*list(dispatcher._channels_to_ws.values())))
+    subscribers = dispatcher._channels_to_ws
+    if channels is None:
+        # a copy, because other threads subscribe in the meantime
+        channels = [channel for channel in list(subscribers) if channel[0] == database]
+    _trigger(set().union(*(subscribers.get(channel, ()) for channel in channels)))
 
 
 def _trigger(websockets):
@@ -120,28 +178,33 @@ def _trigger(websockets):
         try:
             websocket.trigger_notification_dispatching()
         except Exception:
-            _logger.warning("Cannot wake %r", websocket, exc_info=True)
+            _wake_log.log(logging.WARNING, "Cannot wake %r", websocket, exc_info=True)
 
 
 def _dispatch_items(dispatcher, items):
-    """Hand the items to the dispatcher of Odoo's newer line, one by one if need be."""
+    """Hand the items to the dispatcher of Odoo's newer line, one by one if need be.
+
+    :return: those that it does not take
+    """
     try:
         dispatcher._dispatch_notifications(items)
-        return
+        return []
     except Exception:
         if len(items) == 1:
-            _log_junk(items[0])
-            return
-    for item in items:
-        _dispatch_items(dispatcher, [item])
+            return items
+    return [junk for item in items for junk in _dispatch_items(dispatcher, [item])]
 
 
 def _log_junk(junk):
+    try:
+        text = repr(junk)
+    except RecursionError:
+        text = "(deeply nested)"
     _junk_log.log(
         logging.WARNING,
-        'Skipped what is not a bus channel in a NOTIFY on "%s": %.100r',
+        'Skipped what is not a bus channel in a NOTIFY on "%s": %.100s',
         CHANNEL,
-        junk,
+        text,
     )
 
 
@@ -165,9 +228,10 @@ def patch():
             ", ".join(missing),
         )
         return
-    if hasattr(odoo_bus.ImDispatch.loop, "stock"):
+    if odoo_bus.ImDispatch.loop is loop:
         return
-    loop.stock = odoo_bus.ImDispatch.loop
+    # of an earlier import of this module, if there was one
+    loop.stock = getattr(odoo_bus.ImDispatch.loop, "stock", odoo_bus.ImDispatch.loop)
     loop.settings = _load_settings()
     odoo_bus.ImDispatch.loop = loop
     if odoo_bus.dispatch.is_alive():
@@ -239,7 +303,8 @@ def _load_settings():
     except settings.SettingsError as error:
         for problem in error.problems if holds_websockets else ():
             _logger.error(
-                "%s The bus does not listen until this is corrected.", problem
+                "%s Until it is corrected, live messages are read from the table.",
+                problem,
             )
         return None
     _logger.log(level, "Bus patched (ImDispatch.loop): it will listen on %s.", found)

@@ -194,7 +194,9 @@ def _install_debian_packages() -> None:
     missing = []
     if not _postgres_bin():
         missing.append("postgresql")
-    missing += [name for name in ("pgbouncer", "nginx") if not _find(name)]
+    missing += [name for name in ("pgbouncer", "nginx", "faketime") if not _find(name)]
+    if not _find("ip"):
+        missing.append("iproute2")
     if not importlib.util.find_spec("ensurepip"):
         missing.append("python3-venv")
     if not missing:

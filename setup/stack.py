@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,12 @@ class PostgreSQL(Server):
         return subprocess.run(command).returncode == 0
 
 
+class Standby(PostgreSQL):
+    """A standby, which can be promoted."""
+
+    promote: Callable[[], None]
+
+
 class OdooServer(Server):
     """Has started when all its URLs answer."""
 
@@ -248,17 +255,10 @@ class Stack:
             options["db_user"]: options["db_password"],
             options["db_listen_user"]: options["db_listen_password"],
         }
-        unsafe = ["fsync", "synchronous_commit", "full_page_writes"]
+        self.fsync = fsync
         self.postgres = PostgreSQL(
             environment.postgres_bin / "pg_isready",
-            [
-                environment.postgres_bin / "postgres",
-                *("-D", self._cluster),
-                *("-p", str(ports.postgres)),
-                *("-c", f"listen_addresses={HOST}"),
-                *("-c", "unix_socket_directories="),
-                *(part for x in unsafe if not fsync for part in ("-c", f"{x}=off")),
-            ],
+            self._postgres_command(self._cluster, ports.postgres),
             ports.postgres,
             self.logs / "postgresql.log",
             environment.server_user,
@@ -303,13 +303,7 @@ class Stack:
         self._install(SETUP / "pg_hba.conf", self._cluster / "pg_hba.conf")
         self._install(SETUP / "pgbouncer.ini", self.folder / "pgbouncer.ini")
         self._install(SETUP / "nginx.conf", self.folder / "nginx.conf")
-        # The included file ends within its section [pgbouncer].
-        (self.folder / "pgbouncer_ports.ini").write_text(
-            "%include pgbouncer.ini\n"
-            f"listen_port = {self.ports.pgbouncer}\n"
-            "[databases]\n"
-            f"* = host={HOST} port={self.ports.postgres}\n"
-        )
+        self._write_pgbouncer_ini(self.ports.postgres)
         try:
             self.postgres.start()
             self._create_roles()
@@ -323,6 +317,43 @@ class Stack:
         self.nginx.stop()
         self.pgbouncer.stop()
         self.postgres.stop()
+
+    @contextlib.contextmanager
+    def standby(self) -> Iterator[Standby]:
+        """A hot standby of the cluster, for as long as the `with` block lasts."""
+        [port] = free_ports(1)
+        folder = self.folder / "standby"
+        shutil.rmtree(folder, ignore_errors=True)
+        self._run_as_server_user(
+            self.environment.postgres_bin / "pg_basebackup",
+            f"--pgdata={folder}",
+            f"--dbname=host={HOST} port={self.ports.postgres} user=postgres"
+            f" password={self._superuser_password.read_text()}",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+        )
+        standby = Standby(
+            self.environment.postgres_bin / "pg_isready",
+            self._postgres_command(folder, port),
+            port,
+            self.logs / "standby.log",
+            self.environment.server_user,
+            cwd=self.folder,
+        )
+        standby.promote = lambda: self._run_as_server_user(
+            self.environment.postgres_bin / "pg_ctl", "promote", f"--pgdata={folder}"
+        )
+        try:
+            yield standby.start()
+        finally:
+            standby.stop()
+            shutil.rmtree(folder)
+
+    def point_pgbouncer_to(self, port: int) -> None:
+        """Have PgBouncer connect to another server from now on."""
+        self._write_pgbouncer_ini(port)
+        self.pgbouncer.process.send_signal(signal.SIGHUP)
 
     def connect(
         self, dbname: str, role: str = "odoo", pooled: bool = False
@@ -392,6 +423,39 @@ class Stack:
     def odoo(self, *databases: str, **options: Any) -> Odoo:
         return Odoo(self, list(databases), **options)
 
+    def _write_pgbouncer_ini(self, postgres_port: int) -> None:
+        # The included file ends within its section [pgbouncer].
+        (self.folder / "pgbouncer_ports.ini").write_text(
+            "%include pgbouncer.ini\n"
+            f"listen_port = {self.ports.pgbouncer}\n"
+            "[databases]\n"
+            f"* = host={HOST} port={postgres_port}\n"
+        )
+
+    def _postgres_command(self, cluster: Path, port: int) -> list[str | Path]:
+        unsafe = ["fsync", "synchronous_commit", "full_page_writes"]
+        return [
+            self.environment.postgres_bin / "postgres",
+            *("-D", cluster),
+            *("-p", str(port)),
+            *("-c", f"listen_addresses={HOST}"),
+            *("-c", "unix_socket_directories="),
+            *(part for x in unsafe if not self.fsync for part in ("-c", f"{x}=off")),
+        ]
+
+    def _run_as_server_user(self, *command: str | Path) -> None:
+        user = self.environment.server_user
+        result = subprocess.run(
+            command,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **({"user": user, "group": user, "extra_groups": []} if user else {}),
+        )
+        if result.returncode:
+            raise SetupError(f"{Path(command[0]).name} failed:\n{result.stdout}")
+
     def _make_folder(self, folder: Path) -> None:
         if not folder.exists():
             folder.mkdir(parents=True)
@@ -423,26 +487,16 @@ class Stack:
         self._superuser_password.touch(mode=0o600)
         self._superuser_password.write_text(secrets.token_urlsafe())
         self._hand_over(self._superuser_password)
-        user = self.environment.server_user
-        result = subprocess.run(
-            [
-                self.environment.postgres_bin / "initdb",
-                f"--pgdata={partial}",
-                "--username=postgres",
-                f"--pwfile={self._superuser_password}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--no-locale",
-                "--no-sync",
-            ],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            **({"user": user, "group": user, "extra_groups": []} if user else {}),
+        self._run_as_server_user(
+            self.environment.postgres_bin / "initdb",
+            f"--pgdata={partial}",
+            "--username=postgres",
+            f"--pwfile={self._superuser_password}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
         )
-        if result.returncode:
-            raise SetupError(f"initdb failed:\n{result.stdout}")
         partial.rename(self._cluster)
 
     def _create_roles(self) -> None:

@@ -69,6 +69,7 @@ class TestDispatch(BaseCase):
             "null",
             "3",
             "[" * 7999,
+            "[" * 990 + "]" * 990,
             "9" * 7999,
             '"\\ud800"',
             "x" * 7999,
@@ -104,8 +105,14 @@ class TestDispatch(BaseCase):
 
     def test_catch_up_wakes_everyone_once(self):
         both = self.subscribe(("db", "a"), ("db2", "b"))
-        bus.trigger_all(self.dispatcher)
+        bus.wake(self.dispatcher, "db", None)
         self.assertEqual((self.websocket.triggered, both.triggered), (1, 1))
+
+    def test_catch_up_wakes_nobody_else(self):
+        other = self.subscribe(("db", "a"), ("db2", "b"))
+        bus.wake(self.dispatcher, "db2", None)
+        bus.wake(self.dispatcher, "db", {("db", "res.partner", 3), ("db", "c")})
+        self.assertEqual((self.websocket.triggered, other.triggered), (1, 1))
 
     def test_newer_dispatcher_gets_the_items(self):
         dispatcher = NewerDispatcher()

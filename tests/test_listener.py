@@ -131,12 +131,8 @@ class TestListener(BaseCase):
         ):
             self.skipTest("this Odoo is not behind a connection pooler")
         tested = listener.Listener(None, CHANNEL, None, None)
-        conn = tested._open(sql_db.connection_info_for("postgres")[1])
-        try:
-            with self.assertRaisesRegex(listener.PoolerFound, "db_listen_host"):
-                tested._listen(conn)
-        finally:
-            conn.close()
+        with self.assertRaisesRegex(listener.Unsuitable, "db_listen_host"):
+            tested._open(sql_db.connection_info_for("postgres")[1])
 
 
 class TestSingleServers(BaseCase):

@@ -21,10 +21,10 @@ class TestSettings(BaseCase):
     def assertParams(self, found, **expected):
         self.assertEqual({key: found.params.get(key) for key in expected}, expected)
 
-    def assertProblem(self, *words, without=(), **kwargs):
+    def assertProblem(self, *words, without=(), count=1, **kwargs):
         with self.assertRaises(settings.SettingsError) as caught:
             load(**kwargs)
-        self.assertEqual(len(caught.exception.problems), 1)
+        self.assertEqual(len(caught.exception.problems), count)
         for text in (str(caught.exception), repr(caught.exception)):
             for word in words:
                 self.assertIn(word, text)
@@ -146,7 +146,7 @@ class TestSettings(BaseCase):
 
     def test_service_is_left_alone(self):
         found = load(db_listen_dsn="service=listen")
-        self.assertParams(found, service="listen", host=None, user=None, dbname=None)
+        self.assertEqual(found.params, {"service": "listen"})
         self.assertIn("listen", str(found))
 
     def test_an_idle_connection_is_watched_by_tcp(self):
@@ -214,6 +214,53 @@ class TestSettings(BaseCase):
                     without=["hidden"],
                     db_listen_host=host,
                 )
+
+    def test_no_password_that_is_not_percent_encoded(self):
+        for environ in (
+            {"ODOO_DB_LISTEN_DSN": "postgresql://u:12345/hidden@pg:5432/db"},
+            {"ODOO_DB_LISTEN_NAME": "postgresql://u:hidden@pg/db"},
+            {"ODOO_DB_LISTEN_NAME": "password=hidden"},
+            {"ODOO_DB_LISTEN_USER": "u:hidden@pg"},
+        ):
+            with self.subTest(environ=environ):
+                [variable] = environ
+                self.assertProblem(
+                    variable, without=["hidden", "12345"], environ=environ
+                )
+
+        self.assertProblem(
+            "port in db_listen_dsn",
+            "dbname in db_listen_dsn",
+            count=2,
+            without=["hidden"],
+            environ={"ODOO_DB_LISTEN_DSN": "postgresql://u:hidden/x@pg:5432/db"},
+        )
+
+    def test_undecodable_environment(self):
+        dsn = b"host=pg password=caf\xe9".decode(errors="surrogateescape")
+        self.assertProblem("db_listen_dsn", environ={"ODOO_DB_LISTEN_DSN": dsn})
+
+    def test_ports_go_with_odoos_own_hosts(self):
+        found = load(db_host="a,b", db_listen_port="5432,5433")
+        self.assertParams(found, host="a,b", port="5432,5433")
+
+    def test_timeouts_that_mean_for_ever(self):
+        for timeout in ("0", "-1", " 5 "):
+            load(db_listen_dsn=f"host=pg connect_timeout='{timeout}'")
+        for timeout in ("abc", "99999999999"):
+            self.assertProblem(
+                "connect_timeout",
+                db_listen_dsn=f"host=pg connect_timeout={timeout}",
+            )
+
+    def test_system_certificates_need_a_strong_sslmode(self):
+        found = load(db_listen_dsn="host=pg sslrootcert=system")
+        self.assertParams(found, sslmode=None)
+
+    def test_max_age(self):
+        self.assertEqual(load().max_age, 3600)
+        self.assertEqual(load(db_listen_max_age="0").max_age, 0)
+        self.assertProblem("db_listen_max_age", '"1h"', db_listen_max_age="1h")
 
     def test_no_password_in_a_repr(self):
         found = load(db_listen_password="hidden", db_listen_host="pg")

@@ -1,0 +1,183 @@
+"""Reading the bus table: each row once, whatever the order of commits."""
+
+import threading
+import uuid
+
+from odoo import sql_db
+from odoo.tests.common import BaseCase, get_db_name
+
+from .. import poller
+
+DEADLINE = 30
+
+
+def cursor(database=None):
+    return sql_db.db_connect(database or get_db_name()).cursor()
+
+
+class PollerCase(BaseCase):
+    def setUp(self):
+        super().setUp()
+        self.name = uuid.uuid4().hex
+        self.addCleanup(self.delete)
+
+    def delete(self):
+        with cursor() as cr:
+            cr.execute("DELETE FROM bus_bus WHERE channel LIKE %s", (f"%{self.name}%",))
+
+    def channel(self, number):
+        return f'["{get_db_name()}","{self.name}",{number}]'
+
+    def insert(self, cr, number):
+        cr.execute(
+            "INSERT INTO bus_bus (channel, message) VALUES (%s, '{}') RETURNING id",
+            (self.channel(number),),
+        )
+        return cr.fetchone()[0]
+
+    def commit(self, number):
+        with cursor() as cr:
+            return self.insert(cr, number)
+
+
+class TestTable(PollerCase):
+    def setUp(self):
+        super().setUp()
+        self.table = poller.Table()
+
+    def read(self):
+        with cursor() as cr:
+            found = self.table.read(cr)
+        return found and {channel for channel in found if self.name in channel}
+
+    def test_at_first_any_channel_may_have_news(self):
+        self.commit(1)
+        self.assertIsNone(self.read())
+        self.assertFalse(self.read())
+
+    def test_each_row_once(self):
+        self.read()
+        self.commit(1)
+        self.commit(2)
+        self.assertEqual(self.read(), {self.channel(1), self.channel(2)})
+        self.assertFalse(self.read())
+
+    def test_smaller_id_that_is_committed_later(self):
+        self.table.GRACE = 0
+        self.read()
+        with cursor() as early:
+            first = self.insert(early, 1)
+            self.assertGreater(self.commit(2), first)
+            self.assertEqual(self.read(), {self.channel(2)})
+            for _i in range(3):
+                self.assertFalse(self.read())
+        self.assertEqual(self.read(), {self.channel(1)})
+        self.assertFalse(self.read())
+
+    def test_smaller_id_that_was_open_before_the_first_reading(self):
+        with cursor() as early:
+            self.insert(early, 1)
+            self.commit(2)
+            self.assertIsNone(self.read())
+        self.assertEqual(self.read(), {self.channel(1)})
+
+    def test_several_open_transactions(self):
+        self.read()
+        with cursor() as first, cursor() as second:
+            self.insert(first, 1)
+            self.insert(second, 2)
+            self.insert(first, 3)
+            self.commit(4)
+            self.assertEqual(self.read(), {self.channel(4)})
+            second.commit()
+            self.assertEqual(self.read(), {self.channel(2)})
+        self.assertEqual(self.read(), {self.channel(1), self.channel(3)})
+        self.assertFalse(self.read())
+
+    def test_gap_of_a_rollback_is_forgotten(self):
+        self.table.GRACE = 0
+        self.read()
+        with cursor() as cr:
+            self.insert(cr, 1)
+            cr.rollback()
+        self.commit(2)
+        self.read()
+        self.read()
+        self.assertEqual(self.table._gaps, [])
+
+    def test_too_many_rows_wake_everybody(self):
+        self.table.MAX_ROWS = 3
+        self.table.LOOK_BACK = 0
+        self.read()
+        for number in range(5):
+            self.commit(number)
+        self.assertIsNone(self.read())
+        self.commit(6)
+        self.assertEqual(self.read(), {self.channel(6)})
+
+    def test_rows_that_vanish(self):
+        self.read()
+        self.commit(1)
+        self.read()
+        self.delete()
+        self.read()
+        self.commit(2)
+        self.assertEqual(self.read(), {self.channel(2)})
+
+    def test_gaps_between(self):
+        self.assertEqual(poller.gaps_between(1, 9, [1, 2, 5, 9]), [(3, 4), (6, 8)])
+        self.assertEqual(poller.gaps_between(1, 3, []), [(1, 3)])
+        self.assertEqual(poller.gaps_between(1, 3, [1, 2, 3]), [])
+
+
+class TestPoller(PollerCase):
+    def setUp(self):
+        super().setUp()
+        self.databases = {get_db_name()}
+        self.is_listening = False
+        self.woken = []
+        self.is_woken = threading.Event()
+        self.poller = poller.Poller(
+            cursor, lambda: self.databases, self.wake, lambda: self.is_listening
+        )
+        self.thread = threading.Thread(target=self.poller.run, daemon=True)
+        self.addCleanup(self.stop)
+
+    def stop(self):
+        self.poller.stop()
+        self.thread.join(DEADLINE)
+        self.assertFalse(self.thread.is_alive())
+
+    def wake(self, database, channels):
+        self.woken.append((database, channels))
+        self.is_woken.set()
+
+    def wait(self):
+        self.assertTrue(self.is_woken.wait(DEADLINE))
+        self.is_woken.clear()
+        return self.woken[-1]
+
+    def test_wakes_everybody_at_first_and_then_who_has_news(self):
+        self.thread.start()
+        self.assertEqual(self.wait(), (get_db_name(), None))
+        self.commit(1)
+        database, channels = self.wait()
+        self.assertIn((get_db_name(), self.name, 1), channels)
+
+    def test_in_a_hurry_it_does_not_wait_for_the_safety_interval(self):
+        self.is_listening = True
+        self.thread.start()
+        self.wait()
+        self.commit(1)
+        self.poller.hurry()
+        self.assertIn((get_db_name(), self.name, 1), self.wait()[1])
+
+    def test_a_database_that_is_gone_does_not_keep_the_others_waiting(self):
+        self.databases.add("no_such_database")
+        with self.assertLogs(poller._logger, "WARNING") as logs:
+            self.thread.start()
+            self.assertEqual(self.wait(), (get_db_name(), None))
+            while len(logs.output) < 1:
+                self.commit(1)
+                self.wait()
+        self.assertIn("no_such_database", logs.output[0])
