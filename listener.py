@@ -25,6 +25,7 @@ import selectors
 import socket
 import time
 import uuid
+from contextlib import suppress
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, quote_ident
@@ -474,10 +475,8 @@ class Listener:
         end = time.monotonic() + seconds
         while not self._stopped and time.monotonic() < end:
             self._wake_receiver.settimeout(max(end - time.monotonic(), 0.001))
-            try:
+            with suppress(socket.timeout):
                 self._wake_receiver.recv(4096)
-            except socket.timeout:
-                pass
         self._wake_receiver.settimeout(None)
 
     def _wait(self, conn, event, timeout):

@@ -50,7 +50,7 @@ class Table:
         # list of (first id, last id, xmax of the snapshot, monotonic time)
         self._gaps = []
 
-    def read(self, cr):
+    def fetch(self, cr):
         """Return the channels that have rows not returned before.
 
         :param cr: cursor, in a transaction of isolation level REPEATABLE READ
@@ -75,7 +75,7 @@ class Table:
         rows = cr.fetchall()
         if len(rows) > self.MAX_ROWS:
             self._start_over()
-            return self.read(cr)
+            return self.fetch(cr)
         channels = self._read_gaps(cr)
         is_first = self._last is None
         self._forget_gaps(xmin)
@@ -160,6 +160,9 @@ class Poller:
     #: never sent: their sender died between COMMIT and NOTIFY.
     SAFETY_INTERVAL = 30.0
 
+    #: Seconds until a database is read again that could not be read.
+    FAILED_INTERVAL = 2.0
+
     def __init__(self, open_cursor, get_databases, wake, is_listening):
         self._open_cursor = open_cursor
         self._get_databases = get_databases
@@ -167,7 +170,6 @@ class Poller:
         self._is_listening = is_listening
         self._tables = {}
         self._due = {}
-        self._failures = {}
         self._hurry = threading.Event()
         self._stopped = False
         self._failed_log = Throttle(_logger)
@@ -199,8 +201,8 @@ class Poller:
     def _round(self):
         databases = self._get_databases()
         for gone in set(self._tables) - databases:
-            for known in (self._tables, self._due, self._failures):
-                known.pop(gone, None)
+            self._tables.pop(gone)
+            self._due.pop(gone, None)
         for database in databases:
             if self._stopped or self._hurry.is_set():
                 return
@@ -216,19 +218,15 @@ class Poller:
         table = self._tables.setdefault(database, Table())
         try:
             with self._open_cursor(database) as cr:
-                found = table.read(cr)
-            self._failures.pop(database, None)
+                found = table.fetch(cr)
         except Exception as error:
-            failures = self._failures[database] = self._failures.get(database, 0) + 1
-            # 1, 2, 4, ... 32 s: the database may be gone for good
-            delay = self.INTERVAL * 2 ** min(failures - 1, 5)
             self._failed_log.log(
                 logging.WARNING,
                 'Cannot read the bus table of the database "%s": %s',
                 database,
                 " ".join(str(error).split()),
             )
-            self._due[database] = time.monotonic() + delay
+            self._due[database] = time.monotonic() + self.FAILED_INTERVAL
             return
         delay = self.SAFETY_INTERVAL if self._is_listening() else 0
         self._due[database] = time.monotonic() + delay

@@ -45,84 +45,84 @@ class TestTable(PollerCase):
         super().setUp()
         self.table = poller.Table()
 
-    def read(self):
+    def fetch(self):
         with cursor() as cr:
-            found = self.table.read(cr)
+            found = self.table.fetch(cr)
         return found and {channel for channel in found if self.name in channel}
 
     def test_at_first_any_channel_may_have_news(self):
         self.commit(1)
-        self.assertIsNone(self.read())
-        self.assertFalse(self.read())
+        self.assertIsNone(self.fetch())
+        self.assertFalse(self.fetch())
 
     def test_each_row_once(self):
-        self.read()
+        self.fetch()
         self.commit(1)
         self.commit(2)
-        self.assertEqual(self.read(), {self.channel(1), self.channel(2)})
-        self.assertFalse(self.read())
+        self.assertEqual(self.fetch(), {self.channel(1), self.channel(2)})
+        self.assertFalse(self.fetch())
 
     def test_smaller_id_that_is_committed_later(self):
         self.table.GRACE = 0
-        self.read()
+        self.fetch()
         with cursor() as early:
             first = self.insert(early, 1)
             self.assertGreater(self.commit(2), first)
-            self.assertEqual(self.read(), {self.channel(2)})
+            self.assertEqual(self.fetch(), {self.channel(2)})
             for _i in range(3):
-                self.assertFalse(self.read())
-        self.assertEqual(self.read(), {self.channel(1)})
-        self.assertFalse(self.read())
+                self.assertFalse(self.fetch())
+        self.assertEqual(self.fetch(), {self.channel(1)})
+        self.assertFalse(self.fetch())
 
     def test_smaller_id_that_was_open_before_the_first_reading(self):
         with cursor() as early:
             self.insert(early, 1)
             self.commit(2)
-            self.assertIsNone(self.read())
-        self.assertEqual(self.read(), {self.channel(1)})
+            self.assertIsNone(self.fetch())
+        self.assertEqual(self.fetch(), {self.channel(1)})
 
     def test_several_open_transactions(self):
-        self.read()
+        self.fetch()
         with cursor() as first, cursor() as second:
             self.insert(first, 1)
             self.insert(second, 2)
             self.insert(first, 3)
             self.commit(4)
-            self.assertEqual(self.read(), {self.channel(4)})
+            self.assertEqual(self.fetch(), {self.channel(4)})
             second.commit()
-            self.assertEqual(self.read(), {self.channel(2)})
-        self.assertEqual(self.read(), {self.channel(1), self.channel(3)})
-        self.assertFalse(self.read())
+            self.assertEqual(self.fetch(), {self.channel(2)})
+        self.assertEqual(self.fetch(), {self.channel(1), self.channel(3)})
+        self.assertFalse(self.fetch())
 
     def test_gap_of_a_rollback_is_forgotten(self):
         self.table.GRACE = 0
-        self.read()
+        self.fetch()
         with cursor() as cr:
             self.insert(cr, 1)
             cr.rollback()
         self.commit(2)
-        self.read()
-        self.read()
+        self.fetch()
+        self.fetch()
         self.assertEqual(self.table._gaps, [])
 
     def test_too_many_rows_wake_everybody(self):
         self.table.MAX_ROWS = 3
         self.table.LOOK_BACK = 0
-        self.read()
+        self.fetch()
         for number in range(5):
             self.commit(number)
-        self.assertIsNone(self.read())
+        self.assertIsNone(self.fetch())
         self.commit(6)
-        self.assertEqual(self.read(), {self.channel(6)})
+        self.assertEqual(self.fetch(), {self.channel(6)})
 
     def test_rows_that_vanish(self):
-        self.read()
+        self.fetch()
         self.commit(1)
-        self.read()
+        self.fetch()
         self.delete()
-        self.read()
+        self.fetch()
         self.commit(2)
-        self.assertEqual(self.read(), {self.channel(2)})
+        self.assertEqual(self.fetch(), {self.channel(2)})
 
     def test_gaps_between(self):
         self.assertEqual(poller.gaps_between(1, 9, [1, 2, 5, 9]), [(3, 4), (6, 8)])
