@@ -125,6 +125,7 @@ class Listener:
         order in which PostgreSQL sent them
     :param on_listening: called after each LISTEN: whatever was notified before may
         have been missed
+    :param str meanwhile: a sentence for the log: how it goes on while nobody listens
     :param state.State state: what to keep up to date
     :param send_canary: sends a payload on :data:`CANARY_CHANNEL` as Odoo sends its
         notifications, commits, and returns what :data:`IDENTITY` selects there. Called
@@ -138,6 +139,7 @@ class Listener:
         channel,
         on_notifications,
         on_listening,
+        meanwhile="",
         state=None,
         send_canary=None,
         max_age=0,
@@ -146,6 +148,7 @@ class Listener:
         self._channel = channel
         self._on_notifications = on_notifications
         self._on_listening = on_listening
+        self._meanwhile = meanwhile
         self._state = state or State()
         self._max_age = max_age
         self._stopped = False
@@ -209,10 +212,11 @@ class Listener:
             self._last_failure = failure
         self._failed_log.log(
             logging.WARNING if isinstance(error, ConnectionLost) else logging.ERROR,
-            '%s "%s": %s. New messages are read from the table meanwhile.',
+            '%s "%s": %s. %s',
             what,
             self._channel,
             failure.rstrip("."),
+            self._meanwhile,
             exc_info=not isinstance(error, FORESEEN),
         )
         self._state.unproven(failure)
@@ -388,10 +392,11 @@ class Listener:
             reason = "no NOTIFY could be sent through db_host to check it"
             _logger.warning(
                 'Nothing came by the connection that listens on "%s" for %.0f s, and'
-                " %s. New messages are read from the table meanwhile.",
+                " %s. %s",
                 self._channel,
                 self._watch.EXPIRY,
                 reason,
+                self._meanwhile,
             )
             self._state.unproven(reason)
         return wait

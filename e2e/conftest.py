@@ -88,11 +88,12 @@ def sql(stack):
 def listeners(sql):
     """Return the backend pids of the listening connections, of a server or of all."""
 
-    def pids(server=None):
+    def pids(server=None, channel="imbus"):
         found = sql(
             "SELECT pid, application_name FROM pg_stat_activity"
-            " WHERE application_name LIKE %s AND query LIKE 'LISTEN%%'",
+            " WHERE application_name LIKE %s AND query = %s",
             f"{LISTENER}%",
+            f'LISTEN "{channel}"',
         )
         if server is None:
             return [pid for pid, _name in found]
@@ -109,9 +110,9 @@ def listeners(sql):
 def listening(listeners):
     """Wait until a server has a listening connection; return its backend pid."""
 
-    def wait(server, other_than=()):
+    def wait(server, other_than=(), channel="imbus"):
         return wait_until(
-            lambda: [pid for pid in listeners(server) if pid not in other_than],
+            lambda: [p for p in listeners(server, channel) if p not in other_than],
             f"a listening connection other than {list(other_than)}",
         )[0]
 

@@ -38,8 +38,8 @@ class Proxy:
         self._call(self._swallow())
 
     def reset(self):
-        """Reset the existing connections."""
-        self._call(self._reset())
+        """Reset the connections that were swallowed."""
+        self._call(self._reset(swallowed_only=True))
 
     def refuse(self):
         """Reset the existing connections, and refuse new ones."""
@@ -64,10 +64,11 @@ class Proxy:
         self._server.close()
         await self._reset()
 
-    async def _reset(self):
+    async def _reset(self, swallowed_only=False):
         for link in list(self._links):
-            for writer in link.writers:
-                writer.transport.abort()
+            if link.is_swallowed or not swallowed_only:
+                for writer in link.writers:
+                    writer.transport.abort()
 
     async def _swallow(self):
         for link in self._links:

@@ -54,7 +54,7 @@ def test_wrong_value(serve, listeners, environment, words):
 
 def test_wrong_password(serve):
     server, _websocket = serve({"ODOO_DB_LISTEN_PASSWORD": "hidden"})
-    [error] = wait_until(lambda: lines(server, " ERROR "), "the ERROR")
+    [error] = wait_until(lambda: lines(server, " ERROR ", '"imbus"'), "the ERROR")
     assert "password authentication failed" in error
     assert "hidden" not in server.log.read_text()
     assert requests.get(server.url + "/web/login", timeout=60).ok
@@ -74,7 +74,7 @@ def test_nothing_set_and_no_pooler(stack, serve, database, tmp_path):
 def test_nothing_set_behind_the_pooler(serve, listeners, tmp_path):
     server, _websocket = serve(UNSET, conf=conf_without_listening(tmp_path))
     assert len(lines(server, " WARNING ", "None of db_listen_host")) == 1
-    [error] = wait_until(lambda: lines(server, " ERROR "), "the ERROR")
+    [error] = wait_until(lambda: lines(server, " ERROR ", '"imbus"'), "the ERROR")
     assert "connection pooler" in error and "db_listen_host" in error
     assert not listeners(server)
 

@@ -1,1 +1,3 @@
+from . import connection
 from . import bus
+from . import cron

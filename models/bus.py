@@ -10,17 +10,15 @@ Stock Odoo takes the connection that LISTENs from its pool. Behind PgBouncer in
 transaction mode that LISTEN is silently lost. We override ``ImDispatch.loop`` alone, so
 that it listens by :class:`~..listener.Listener` on a connection of its own
 (:mod:`~..settings`), and leave everything else to Odoo: NOTIFY, rows, websockets.
+Until that connection is proven to work, a :class:`~..poller.Poller` reads the table.
 
 All that we know of the inside of Odoo's dispatcher is in this file.
 """
 
 import json
 import logging
-import os
 import sys
 import threading
-
-from psycopg2 import sql
 
 import odoo
 from odoo.service.server import CommonServer
@@ -28,11 +26,10 @@ from odoo.tools import config
 
 from odoo.addons.bus.models import bus as odoo_bus
 
-from .. import settings
-from ..listener import CANARY_CHANNEL, IDENTITY, Listener
 from ..poller import Poller
 from ..state import State
 from ..throttle import Throttle
+from . import connection
 
 _logger = logging.getLogger(__name__)
 
@@ -72,37 +69,19 @@ def loop(self):
         threading.Thread(
             target=poller.run, name=f"{__name__}.Poller", daemon=True
         ).start()
-        if loop.settings is None:
+        if connection.listen_settings is None:
             state.unproven("the settings are wrong, see above")
             odoo_bus.stop_event.wait()
             return
-        listener = Listener(
-            loop.settings.connection_params,
-            CHANNEL,
+        listener = connection.make_listener(
+            channel=CHANNEL,
             on_notifications=lambda payloads: dispatch_payloads(self, payloads),
             on_listening=poller.hurry,
+            meanwhile="New messages are read from the table meanwhile.",
             state=state,
-            send_canary=send_canary,
-            max_age=loop.settings.max_age,
         )
         CommonServer.on_stop(listener.stop)
         listener.run()
-
-
-def send_canary(payload):
-    """Send a notification to ourselves, by the road on which Odoo sends its own.
-
-    :return: the server and the database by which it went, as :data:`listener.IDENTITY`
-    """
-    notify = sql.Identifier(getattr(odoo_bus, "ODOO_NOTIFY_FUNCTION", "pg_notify"))
-    database = config.get("db_system") or settings.DEFAULT_DATABASE
-    with odoo.sql_db.db_connect(database).cursor() as cr:
-        cr.execute(IDENTITY)
-        server = cr.fetchone()
-        cr.execute(
-            sql.SQL("SELECT {}(%s, %s)").format(notify), (CANARY_CHANNEL, payload)
-        )
-    return server
 
 
 def dispatch_payloads(dispatcher, payloads):
@@ -232,8 +211,12 @@ def patch():
         return
     # of an earlier import of this module, if there was one
     loop.stock = getattr(odoo_bus.ImDispatch.loop, "stock", odoo_bus.ImDispatch.loop)
-    loop.settings = _load_settings()
     odoo_bus.ImDispatch.loop = loop
+    _logger.log(
+        logging.INFO if odoo.evented or not config["workers"] else logging.DEBUG,
+        "Bus patched (ImDispatch.loop): it will listen on %s.",
+        connection.listen_settings or "nothing, since the settings are wrong",
+    )
     if odoo_bus.dispatch.is_alive():
         take_over(odoo_bus.dispatch)
 
@@ -286,35 +269,6 @@ def _missing():
         "CommonServer.on_stop": hasattr(CommonServer, "on_stop"),
     }
     return [name for name, is_there in found.items() if not is_there]
-
-
-def _load_settings():
-    """Return the settings, or None if they are wrong; tell the administrator.
-
-    Only the process that holds the websockets has anything to tell: with workers,
-    that is the evented one.
-    """
-    holds_websockets = odoo.evented or not config["workers"]
-    level = logging.INFO if holds_websockets else logging.DEBUG
-    # the option is called "config" from 19.0 on, before that it is an attribute
-    config_file = config.get("config") or getattr(config, "rcfile", "odoo.conf")
-    try:
-        found = settings.load(config.get, os.environ, config_file)
-    except settings.SettingsError as error:
-        for problem in error.problems if holds_websockets else ():
-            _logger.error(
-                "%s Until it is corrected, live messages are read from the table.",
-                problem,
-            )
-        return None
-    _logger.log(level, "Bus patched (ImDispatch.loop): it will listen on %s.", found)
-    if holds_websockets and not found.own_endpoint:
-        _logger.warning(
-            "None of db_listen_host, db_listen_port and db_listen_dsn is set: the bus "
-            "listens through db_host, as without this addon. If that is a connection "
-            "pooler, point them to PostgreSQL itself."
-        )
-    return found
 
 
 patch()

@@ -13,7 +13,7 @@ from odoo.tests.common import BaseCase
 from odoo.tools import config
 
 from .. import listener
-from ..models.bus import loop
+from ..models.connection import listen_settings
 
 #: Seconds to wait for what must happen; generous, as no test depends on speed.
 DEADLINE = 30
@@ -29,7 +29,7 @@ def notify(payload, channel=CHANNEL):
 
 class TestListener(BaseCase):
     def params(self):
-        return {**loop.settings.connection_params(), "application_name": CHANNEL}
+        return {**listen_settings.connection_params(), "application_name": CHANNEL}
 
     @contextmanager
     def listening(self, get_params=None):

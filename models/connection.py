@@ -1,0 +1,82 @@
+"""What the bus and the scheduled actions share: where to listen, and how to know.
+
+Both LISTEN on a connection of the same settings, beside Odoo's pool, and have it
+watched by canaries that are sent through that pool.
+"""
+
+import logging
+import os
+
+from psycopg2 import sql
+
+import odoo
+from odoo.tools import config
+
+from odoo.addons.bus.models import bus as odoo_bus
+
+from .. import settings
+from ..listener import CANARY_CHANNEL, IDENTITY, Listener
+
+_logger = logging.getLogger(__name__)
+
+
+def load_settings():
+    """Return the settings, or None if they are wrong; tell the administrator.
+
+    Only the process that holds the websockets has anything to tell: with workers,
+    that is the evented one.
+
+    :rtype: settings.Settings
+    """
+    holds_websockets = odoo.evented or not config["workers"]
+    # the option is called "config" from 19.0 on, before that it is an attribute
+    config_file = config.get("config") or getattr(config, "rcfile", "odoo.conf")
+    try:
+        found = settings.load(config.get, os.environ, config_file)
+    except settings.SettingsError as error:
+        for problem in error.problems if holds_websockets else ():
+            _logger.error(
+                "%s Until it is corrected, live messages are read from the table.",
+                problem,
+            )
+        return None
+    if holds_websockets and not found.own_endpoint:
+        _logger.warning(
+            "None of db_listen_host, db_listen_port and db_listen_dsn is set: Odoo "
+            "listens through db_host, as without this addon. If that is a connection "
+            "pooler, point them to PostgreSQL itself."
+        )
+    return found
+
+
+#: The settings of this process (:class:`~..settings.Settings`); None if they are wrong.
+listen_settings = load_settings()
+
+
+def make_listener(**kwargs):
+    """Return a listener by these settings.
+
+    :param kwargs: as for :class:`~..listener.Listener`
+    """
+    return Listener(
+        listen_settings.connection_params,
+        send_canary=send_canary,
+        max_age=listen_settings.max_age,
+        **kwargs,
+    )
+
+
+def send_canary(payload):
+    """Send a notification to ourselves, by the road on which Odoo sends its own.
+
+    :return: the server and the database by which it went, as :data:`listener.IDENTITY`
+    """
+    notify = sql.Identifier(getattr(odoo_bus, "ODOO_NOTIFY_FUNCTION", "pg_notify"))
+    database = config.get("db_system") or settings.DEFAULT_DATABASE
+    with odoo.sql_db.db_connect(database).cursor() as cr:
+        cr.execute(IDENTITY)
+        server = cr.fetchone()
+        cr.execute(
+            sql.SQL("SELECT {}(%s, %s)").format(notify), (CANARY_CHANNEL, payload)
+        )
+    return server
