@@ -54,6 +54,10 @@ class CronConnection:
     to the connection behind.
     """
 
+    #: How many notifications wait for a loop that is busy; with more of them it runs
+    #: all jobs that are due.
+    MAX_ARRIVED = 1000
+
     closed = 0
 
     def __init__(self):
@@ -97,6 +101,9 @@ class CronConnection:
 
     def _arrive(self, databases):
         """Have the loop run the jobs of these databases."""
+        if len(self._arrived) > self.MAX_ARRIVED:
+            self._arrived.clear()
+            self._may_have_missed = True
         self._arrived.extend(databases)
         self._wake()
 
