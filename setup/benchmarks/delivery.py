@@ -10,23 +10,19 @@ from __future__ import annotations
 import contextlib
 import json
 import selectors
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import client
 import psutil
-from provision import ROOT, step
+from provision import step
 from psycopg2.extensions import ISOLATION_LEVEL_REPEATABLE_READ, connection
 from stack import Stack
 
 from .figures import percentile
-
-sys.path.append(str(ROOT / "e2e"))
-
-import client  # noqa: E402
 
 #: For each number of clients, how often a contender's turn comes in a round, and the
 #: messages in each turn. Many short turns, for a machine is fast in one second and slow

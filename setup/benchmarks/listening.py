@@ -164,13 +164,17 @@ class OurLoop:
 
 def addon_module(name: str) -> ModuleType:
     """Import a module of the addon without Odoo."""
-    for odoo in (
-        "odoo",
-        "odoo.addons.bus.models",
-        "odoo.service.server",
-        "odoo.tools",
-    ):
-        sys.modules.setdefault(odoo, MagicMock())
+    if "odoo" not in sys.modules:
+        stand_in = MagicMock()
+        # An Odoo whose dispatcher has not started and which has no settings, in a
+        # process that does not hold the websockets, so that nothing is logged of them.
+        stand_in.addons.bus.models.bus.dispatch.is_alive.return_value = False
+        stand_in.tools.config.get.return_value = None
+        stand_in.evented = False
+        sys.modules["odoo"] = stand_in
+        sys.modules["odoo.addons.bus.models"] = stand_in.addons.bus.models
+        sys.modules["odoo.service.server"] = stand_in.service.server
+        sys.modules["odoo.tools"] = stand_in.tools
     # The packages' own __init__ would import all of the addon.
     for package, folder in (
         ("bus_alt_connection", ROOT),
