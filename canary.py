@@ -1,20 +1,22 @@
 """A message to ourselves along the road of a real one, to know that it is open.
 
-Odoo sends NOTIFY with an ordinary cursor, through the pooler. So does the canary; the
-listening connection must receive it. Nothing less is proof: asking the listening
+Odoo sends NOTIFY by an ordinary connection, through the pooler. So is the canary sent;
+the listening connection must receive it. Nothing less is proof: asking the listening
 connection whether it still listens says "yes" behind an idle transaction pooler, and
 from a frozen server nothing at all.
 
-Sending can hang, for as long as the pooler likes, and so has a thread of its own. A
-canary that could not be sent says nothing about the listener.
+Sending takes as long as the pooler likes, and so has a thread of its own. A canary that
+could not be sent says nothing about the listener.
 """
 
+import itertools
 import logging
 import queue
 import random
 import threading
 import time
 
+from .reach import one_line
 from .throttle import Throttle
 
 _logger = logging.getLogger(__name__)
@@ -37,25 +39,16 @@ class Sent:
 class CanarySender:
     """Sends canaries, one at a time, in a thread of its own.
 
-    :param send: called with the payload; sends it and commits, and returns the
-        identity of the server that it went to (:data:`listener.IDENTITY`)
+    :param send: called with the payload; sends it and commits, within some seconds, and
+        returns the identity of the server that it went to (:data:`listener.IDENTITY`)
     :param on_sent: called, in the thread, with a :class:`Sent`
     """
-
-    #: Seconds after which a hanging thread is given up for a new one. It ends by
-    #: itself when the pooler or the kernel does (``query_wait_timeout`` is 120 s).
-    PATIENCE = 30.0
-
-    #: How many threads may hang at a time; 4 * 30 s is what PgBouncer's default takes.
-    MAX_HANGING = 4
 
     def __init__(self, send, on_sent):
         self._send = send
         self._on_sent = on_sent
-        self._hanging = []
-        self._thread = None
         self._requests = None
-        self._requested_at = None
+        self._is_busy = False
         self._failed_log = Throttle(_logger)
 
     def request(self, token):
@@ -64,25 +57,14 @@ class CanarySender:
         :param str token: its payload
         :return: whether it will be
         """
-        now = time.monotonic()
-        if self._requested_at is not None:
-            if now - self._requested_at < self.PATIENCE:
-                return False
-            self._hanging = [thread for thread in self._hanging if thread.is_alive()]
-            if len(self._hanging) >= self.MAX_HANGING:
-                return False
-            self._hanging.append(self._thread)
-            self._thread = None
-        if self._thread is None:
+        if self._is_busy:
+            return False
+        if self._requests is None:
             self._requests = queue.Queue()
-            self._thread = threading.Thread(
-                target=self._run,
-                args=(self._requests,),
-                name=f"{__name__}.sender",
-                daemon=True,
-            )
-            self._thread.start()
-        self._requested_at = now
+            threading.Thread(
+                target=self._run, name=f"{__name__}.sender", daemon=True
+            ).start()
+        self._is_busy = True
         self._requests.put(token)
         return True
 
@@ -91,22 +73,25 @@ class CanarySender:
         if self._requests is not None:
             self._requests.put(None)
 
-    def _run(self, requests):
-        for token in iter(requests.get, None):
+    def _run(self):
+        for token in iter(self._requests.get, None):
             try:
                 server = self._send(token)
             except Exception as error:
                 self._failed_log.log(
                     logging.WARNING,
                     "Cannot send the NOTIFY that checks the listening connection: %s",
-                    " ".join(str(error).split()),
+                    one_line(error),
                 )
             else:
                 self._on_sent(Sent(token, time.monotonic(), server))
-            if requests is not self._requests:
-                # given up for another one in the meantime
-                return
-            self._requested_at = None
+            self._is_busy = False
+
+
+#: What the payload of every canary begins with.
+TOKEN_PREFIX = "bus_alt_connection-"
+
+_numbers = itertools.count(1)
 
 
 class Deaf(Exception):
@@ -124,10 +109,13 @@ class Watch:
 
     The cost: a NOTIFY takes a lock of the whole cluster while it commits, and before
     PostgreSQL 19 wakes every listener of the database. 100 idle instances send one
-    canary in 2.5 s together and one each in 30 s: 4 NOTIFYs and 400 wake-ups a second.
+    canary in 2.5 s together and one each in 30 s: 4 NOTIFYs and 400 wake-ups a second
+    (5 when measured).
 
     :param request: callable that has a canary sent, as :meth:`CanarySender.request`
-    :param str name: a name of this process that no other has
+    :param str name: a name of this connection that no other has
+    :param server: the identity of the server that the connection leads to
+    :param float now: ``time.monotonic()``
     """
 
     #: Seconds of silence after which a canary is due: uniformly random in between.
@@ -138,62 +126,55 @@ class Watch:
     #: leaves 2 s of the promised 10 s for connecting again and reading the table.
     DEADLINE = 4.0
 
-    #: Seconds after which it must be a canary of our own.
-    OWN_INTERVAL = 30.0
+    #: Seconds after which it must be a canary of our own; at random, too, since all
+    #: instances may have been started at once.
+    OWN_INTERVAL = (20.0, 40.0)
 
     #: Seconds without any proof after which none is assumed any more. Beyond the 8 s,
     #: because this is about canaries that cannot be sent.
     EXPIRY = 10.0
 
-    def __init__(self, request, name):
+    #: Seconds for which something that arrived counts as just now.
+    LATELY = 0.5
+
+    def __init__(self, request, name, server, now):
         self._request = request
         self._name = name
-        self._count = 0
-        self.restart(0.0, None)
-
-    def restart(self, now, server):
-        """Begin with a new connection, of which nothing is proven.
-
-        :param float now: ``time.monotonic()``
-        :param server: the identity of the server that it leads to
-        """
         self._server = server
         self._token = None
         self._sent = None
         self._last_heard = now
-        self._last_own = None
-        self._silence = 0.0
+        self._next_canary = now
+        self._next_own = None
 
     def sent(self, canary):
-        """A canary of ours was committed.
+        """A canary was committed.
 
         :param Sent canary: the canary
-        :raise Deaf: if it went to another server or database than we listen on
         """
-        if canary.token != self._token:
-            return
-        if canary.server != self._server:
-            raise Deaf(_mismatch(self._server, canary.server))
-        self._sent = canary
+        if canary.token == self._token:
+            self._sent = canary
 
     def heard(self, now, payloads):
         """Notifications have arrived.
 
-        :param payloads: of those that were canaries (list of str)
+        :param payloads: of all of them
         """
         self._last_heard = now
-        self._silence = random.uniform(*self.SILENCE)
+        self._next_canary = now + random.uniform(*self.SILENCE)
         if self._token in payloads:
             self._token = self._sent = None
-            self._last_own = now
+            self._next_own = now + random.uniform(*self.OWN_INTERVAL)
 
     def check(self, now):
         """Request a canary if one is due.
 
-        :raise Deaf: if one should have arrived by ``now``
+        :raise Deaf: if one should have arrived by ``now``, or went elsewhere
         :return: seconds after which to check again
         """
         if self._sent:
+            if self._sent.server != self._server:
+                raise Deaf(_mismatch(self._server, self._sent.server))
             left = self._sent.at + self.DEADLINE - now
             if left < 0:
                 raise Deaf(
@@ -201,23 +182,24 @@ class Watch:
                     f" {self.DEADLINE:.0f} s"
                 )
             return left
-        due = self._last_heard + self._silence
-        if self._last_own is None:
-            due = now
-        else:
-            due = min(due, self._last_own + self.OWN_INTERVAL)
+        due = now
+        if self.is_proven:
+            due = min(self._next_canary, self._next_own)
         if now < due:
             return due - now
         if self._token is None:
-            self._count += 1
-            self._token = f"{self._name}-{self._count}"
-        self._request(self._token)
-        return 1.0
+            self._token = f"{TOKEN_PREFIX}{self._name}-{next(_numbers)}"
+        # a little later again, since the sender may be busy or fail
+        return 1.0 if self._request(self._token) else 0.1
 
     @property
     def is_proven(self):
         """Whether a canary of our own has come by this connection."""
-        return self._last_own is not None
+        return self._next_own is not None
+
+    def heard_lately(self, now):
+        """Whether the connection was alive just now."""
+        return now - self._last_heard < self.LATELY
 
     def is_expired(self, now):
         """Whether it is too long ago that anything arrived."""

@@ -4,20 +4,14 @@ It is a module of its own, on psycopg2 and the standard library alone, so that i
 be read, tested and measured without Odoo, and so that whatever else has to LISTEN can
 use it.
 
-Why the connection is an asynchronous one, of which we turn the crank ourselves:
-
-- every step has a deadline. A server that accepts and stays silent would otherwise
-  hold us for ever; libpq's ``connect_timeout`` and psycopg2's cooperative mode (in
-  Odoo's evented process) know no deadline together;
-- every wait can be interrupted, so that a shutdown never waits for the network;
-- the same code runs in a thread and in a gevent greenlet.
+It is an asynchronous connection (:mod:`reach`), so that every wait has a deadline and a
+shutdown can interrupt it.
 
 One thread owns a :class:`Listener` and runs :meth:`Listener.run`; any other may call
 :meth:`Listener.stop`.
 """
 
 import collections
-import ipaddress
 import logging
 import math
 import random
@@ -28,18 +22,20 @@ import uuid
 from contextlib import suppress
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ, quote_ident
+from psycopg2.extensions import quote_ident
 
-from .canary import CanarySender, Deaf, Watch
+from . import reach
+from .canary import TOKEN_PREFIX, CanarySender, Deaf, Watch
+from .reach import REFUSALS, ConnectionFailed, Unsuitable, one_line
 from .settings import describe
 from .state import State
 from .throttle import Throttle
 
 _logger = logging.getLogger(__name__)
 
-#: Seconds for one attempt at one server, and for each of the few statements that
-#: follow, where the connection parameters have no (or an endless) ``connect_timeout``.
-DEFAULT_TIMEOUT = 5
+#: Seconds that a renewal may take, while the old connection is not checked. It begins
+#: just after that was proven, and the next canary is due 2.5 s later: no time is lost.
+RENEWAL_TIMEOUT = 3
 
 #: ``idle_session_timeout`` came with PostgreSQL 14.
 IDLE_SESSION_TIMEOUT_SINCE = 140000
@@ -60,21 +56,9 @@ class Stopped(Exception):
     """:meth:`Listener.stop` was called."""
 
 
-class ConnectionFailed(Exception):
-    """No server could be listened on; the text tells what each of them answered."""
-
-
 class ConnectionLost(Exception):
     """The listening connection ended; the text is the reason, if one was given."""
 
-
-class Unsuitable(Exception):
-    """The server accepts connections, but notifications do not come from it."""
-
-
-#: Why one server cannot be listened on; ValueError is about a parameter, or about an
-#: error message of the server that is not in UTF-8.
-REFUSALS = (psycopg2.Error, TimeoutError, ValueError, Unsuitable)
 
 #: What may keep us from listening; anything else is logged with its traceback.
 FORESEEN = (*REFUSALS, ConnectionFailed, ConnectionLost, Deaf)
@@ -153,17 +137,24 @@ class Listener:
         self._max_age = max_age
         self._stopped = False
         self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._watch = self._sender = None
+        self._sender = None
         if send_canary:
             self._sender = CanarySender(send_canary, self._canary_sent)
-            self._watch = Watch(self._sender.request, uuid.uuid4().hex)
         # canaries that were sent, from the sender's thread
         self._sent = collections.deque()
-        # whether a notification of our own has come by the present connection
-        self._is_proven = False
-        # the connection that listens while its successor is being opened
+        # the Watch of each connection that listens: of one, and while that is being
+        # renewed also of its successor
+        self._watches = {}
+        # the connection that listens while its successor is being opened and proven
         self._predecessor = None
+        self._renewal_deadline = math.inf
+        # the server to begin with, of a list
+        self._first = 0
+        # whether the log says that we listen
+        self._is_announced = False
         self._failed_log = Throttle(_logger)
+        self._expired_log = Throttle(_logger)
+        self._renewal_log = Throttle(_logger)
         self._last_failure = None
         self._callback_log = Throttle(_logger)
 
@@ -206,11 +197,11 @@ class Listener:
 
     def _log_failure(self, what, error):
         """Log why nobody listens: a new reason at once, else once a minute."""
-        failure = _one_line(error)
+        failure = one_line(error)
         if failure != self._last_failure:
             self._failed_log.reset()
             self._last_failure = failure
-        self._failed_log.log(
+        self._is_announced &= not self._failed_log.log(
             logging.WARNING if isinstance(error, ConnectionLost) else logging.ERROR,
             '%s "%s": %s. %s',
             what,
@@ -226,34 +217,18 @@ class Listener:
     # ------------------------------------------------------------------
 
     def _connect(self):
-        """Return a new connection that listens, to the first server that is suitable.
+        """Return a new connection that listens, and its watch.
 
-        :return: the connection, and the identity of the server and database
-        :raise ConnectionFailed: if there is none
+        :raise ConnectionFailed: if there is none to be had
         """
-        errors = []
-        for params in single_servers(self._get_params()):
-            try:
-                for address in _addresses(params):
-                    try:
-                        return self._open(address)
-                    except REFUSALS as error:
-                        errors.append(f"{describe(address)}: {_one_line(error)}")
-            except (OSError, UnicodeError) as error:
-                errors.append(f"{describe(params)}: {error}")
-        raise ConnectionFailed("; ".join(errors))
-
-    def _open(self, params):
-        """Return a new connection to one server, which listens; each step in time."""
-        timeout = int(params.get("connect_timeout") or 0)
-        # UTF8, so that PostgreSQL never fails to convert what strangers send
-        conn = psycopg2.connect(async_=1, **{**params, "client_encoding": "UTF8"})
-        try:
-            self._complete(conn, timeout if timeout > 0 else DEFAULT_TIMEOUT)
-            return conn, self._start_listening(conn)
-        except BaseException:
-            conn.close()
-            raise
+        conn, server = reach.connect(
+            self._get_params(), self._start_listening, self._wait, self._first
+        )
+        watch = None
+        if self._sender:
+            name = uuid.uuid4().hex
+            watch = Watch(self._sender.request, name, server, time.monotonic())
+        return conn, watch
 
     def _start_listening(self, conn):
         """Make sure that this is PostgreSQL itself and a primary, and LISTEN.
@@ -263,8 +238,12 @@ class Listener:
             would drop it, and deliver notifications to whichever client uses that
             server connection next.
         """
-        backend_pid, is_standby = self._query(
-            conn, "SELECT pg_backend_pid(), pg_is_in_recovery()"
+
+        def query(text):
+            return reach.query(conn, text, wait=self._wait)
+
+        [(backend_pid, is_standby)] = query(
+            "SELECT pg_backend_pid(), pg_is_in_recovery()"
         )
         # A pooler invents the process id of the handshake (PgBouncer in
         # src/proto.c, Supavisor in db_handler.ex); PostgreSQL sends its own.
@@ -278,13 +257,13 @@ class Listener:
                 "this is a standby, to which no NOTIFY comes. Point db_listen_host to "
                 "the primary, or to the list of all servers."
             )
-        server = self._query(conn, IDENTITY)
+        [server] = query(IDENTITY)
         if conn.server_version >= IDLE_SESSION_TIMEOUT_SINCE:
             # an idle connection is what we are
-            self._query(conn, "SET idle_session_timeout = 0")
-        if self._watch:
-            self._query(conn, "LISTEN " + quote_ident(CANARY_CHANNEL, conn))
-        self._query(conn, "LISTEN " + quote_ident(self._channel, conn))
+            query("SET idle_session_timeout = 0")
+        if self._sender:
+            query("LISTEN " + quote_ident(CANARY_CHANNEL, conn))
+        query("LISTEN " + quote_ident(self._channel, conn))
         return server
 
     # ------------------------------------------------------------------
@@ -298,30 +277,30 @@ class Listener:
         :raise ConnectionLost: when it ends
         :raise Deaf: when notifications do not come by it
         """
-        conn, server = self._connect()
+        conn, watch = self._connect()
+        self._watches = {conn: watch}
         since = time.monotonic()
         try:
-            self._welcome(conn, server)
+            if not watch:
+                self._prove(conn)
+            self._call(self._on_listening)
             while True:
                 self._consume(conn, self._renewal_time())
                 conn = self._renew(conn)
+        except Deaf:
+            # another server of the list may be the one
+            self._first += 1
+            raise
         finally:
-            conn.close()
+            for conn in self._watches:
+                conn.close()
+            self._watches = {}
             backoff.held_for(time.monotonic() - since)
-
-    def _welcome(self, conn, server):
-        """Begin to use a connection that listens, of which nothing is proven yet."""
-        self._is_proven = False
-        if self._watch:
-            self._watch.restart(time.monotonic(), server)
-        else:
-            self._prove(conn)
-        self._call(self._on_listening)
 
     def _prove(self, conn):
         """Note that notifications come by this connection."""
-        if not (self._is_proven and self._state.is_listening):
-            self._is_proven = True
+        if not self._is_announced:
+            self._is_announced = True
             self._last_failure = None
             _logger.info(
                 'Listening on "%s": %s, PostgreSQL %s, backend pid %d.',
@@ -333,15 +312,24 @@ class Listener:
         self._state.proven()
 
     def _consume(self, conn, until):
-        """Pass notifications on until then (``time.monotonic()``)."""
-        with self._selector(conn) as selector:
+        """Pass notifications on until then (``time.monotonic()``).
+
+        And until one has just come: a connection that may have died is not to be
+        renewed, but found out.
+        """
+        watch = self._watches[conn]
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_receiver, selectors.EVENT_READ)
+            selector.register(conn, selectors.EVENT_READ)
             while True:
                 # taken first, so that a canary that has come by now was also read
                 now = time.monotonic()
                 self._receive(conn)
-                if now >= until:
+                if now >= until and (not watch or watch.heard_lately(now)):
                     return
-                wait = min(until - now, self._check(now))
+                wait = self._check(watch, now)
+                if now < until:
+                    wait = min(wait, until - now)
                 self._select(selector, None if wait == math.inf else wait)
 
     def _receive(self, conn):
@@ -356,7 +344,7 @@ class Listener:
             except psycopg2.Error as error:
                 # PostgreSQL's reason came as a notice in an earlier poll()
                 reason = conn.notices[-1] if conn.notices else error
-                raise ConnectionLost(_one_line(reason)) from error
+                raise ConnectionLost(one_line(reason)) from error
             if is_closed:
                 raise ConnectionLost("libpq has closed it")
             if not conn.notifies:
@@ -365,36 +353,48 @@ class Listener:
             # wait in the buffers of TLS and libpq, where no selector sees it
             notifies, conn.notifies = conn.notifies, []
             self._pass_on(conn, notifies)
+            if self._stopped:
+                raise Stopped
+            # a flood must not keep the other greenlets of the process waiting
+            time.sleep(0)
 
     def _pass_on(self, conn, notifies):
         """Tell the watch and Odoo what has come."""
-        if self._watch and conn is not self._predecessor:
-            canaries = {n.payload for n in notifies if n.channel == CANARY_CHANNEL}
-            self._watch.heard(time.monotonic(), canaries)
-            if self._watch.is_proven:
+        watch = self._watches.get(conn)
+        if watch:
+            watch.heard(time.monotonic(), {notify.payload for notify in notifies})
+            if watch.is_proven:
                 self._prove(conn)
-        payloads = [n.payload for n in notifies if n.channel == self._channel]
+        payloads = [
+            notify.payload
+            for notify in notifies
+            if notify.channel == self._channel
+            # ODOO_NOTIFY_FUNCTION may know no other channel
+            and not notify.payload.startswith(TOKEN_PREFIX)
+        ]
         if payloads:
             self._call(self._on_notifications, payloads)
 
-    def _check(self, now):
+    def _check(self, watch, now):
         """Make sure that notifications do come.
 
         :return: seconds after which to check again
         :raise Deaf: if they do not
         """
-        if not self._watch:
+        if not watch:
             return math.inf
         while self._sent:
-            self._watch.sent(self._sent.popleft())
-        wait = self._watch.check(now)
-        if self._watch.is_expired(now) and self._state.is_listening:
-            reason = "no NOTIFY could be sent through db_host to check it"
-            _logger.warning(
-                'Nothing came by the connection that listens on "%s" for %.0f s, and'
-                " %s. %s",
+            canary = self._sent.popleft()
+            for other in self._watches.values():
+                other.sent(canary)
+        wait = watch.check(now)
+        if watch.is_expired(now) and self._state.is_listening:
+            reason = f"nothing came for {watch.EXPIRY:.0f} s"
+            self._is_announced &= not self._expired_log.log(
+                logging.WARNING,
+                'By the connection that listens on "%s" %s, not even a NOTIFY of our'
+                " own. %s",
                 self._channel,
-                self._watch.EXPIRY,
                 reason,
                 self._meanwhile,
             )
@@ -424,52 +424,50 @@ class Listener:
         return time.monotonic() + self._max_age * random.uniform(0.9, 1.1)
 
     def _renew(self, conn):
-        """Return a successor of ``conn``, which is closed once that listens.
+        """Return a successor of ``conn`` that is proven, and close ``conn`` then.
 
-        If there is none to be had, ``conn`` serves on. In either case :meth:`_wait`
-        reads from it meanwhile.
+        If there is none to be had, ``conn`` serves on. In either case it does so
+        meanwhile: :meth:`_wait` reads from it.
         """
         self._predecessor = conn
+        self._renewal_deadline = time.monotonic() + RENEWAL_TIMEOUT
+        successor = None
         try:
-            successor, server = self._connect()
-        except ConnectionFailed as error:
-            _logger.warning(
-                "Cannot renew the listening connection, keep the old one: %s", error
+            successor, watch = self._connect()
+            self._watches[successor] = watch
+            self._await_proof(successor, watch)
+        except (ConnectionFailed, ConnectionLost, Deaf, TimeoutError) as error:
+            if successor is not None:
+                self._watches.pop(successor)
+                successor.close()
+            self._renewal_log.log(
+                logging.WARNING,
+                "Cannot renew the listening connection, keep the old one: %s",
+                one_line(error),
             )
             return conn
         finally:
             self._predecessor = None
-        self._welcome(successor, server)
+        self._watches.pop(conn)
         conn.close()
+        self._call(self._on_listening)
         return successor
+
+    def _await_proof(self, conn, watch):
+        """Wait until a canary has come by ``conn``.
+
+        :raise TimeoutError: if it does not in time
+        """
+        while watch and not watch.is_proven:
+            if time.monotonic() > self._renewal_deadline:
+                raise TimeoutError("the new one did not get a NOTIFY in time")
+            wait = self._check(watch, time.monotonic())
+            self._wait(conn, selectors.EVENT_READ, min(wait, 0.1))
+            self._receive(conn)
 
     # ------------------------------------------------------------------
     # Waiting
     # ------------------------------------------------------------------
-
-    def _query(self, conn, query):
-        """Execute ``query``; return the first row of its result, if it has one."""
-        with conn.cursor() as cr:
-            cr.execute(query)
-            self._complete(conn, DEFAULT_TIMEOUT)
-            return cr.fetchone() if cr.description else None
-
-    def _complete(self, conn, timeout):
-        """Wait until what was begun on ``conn`` is done.
-
-        :param float timeout: seconds
-        :raise TimeoutError: if it is not done by then
-        :raise psycopg2.Error: if it failed
-        """
-        deadline = time.monotonic() + timeout
-        state = conn.poll()
-        while state != POLL_OK:
-            event = (
-                selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE
-            )
-            if not self._wait(conn, event, deadline - time.monotonic()):
-                raise TimeoutError(f"no answer within {timeout} s")
-            state = conn.poll()
 
     def _pause(self, seconds):
         """Wait for so long, or until stopped.
@@ -485,35 +483,28 @@ class Listener:
         self._wake_receiver.settimeout(None)
 
     def _wait(self, conn, event, timeout):
-        """Wait for ``event`` on ``conn``.
+        """Wait for ``event`` on ``conn``, as :func:`reach.wait`.
 
-        The selector is a new one each time because libpq may change the socket
-        between two steps of connecting.
-
-        :return: whether the event came within ``timeout`` seconds
         :raise Stopped: if :meth:`stop` was called
-        :raise ConnectionLost: if a connection that listens meanwhile has ended
+        :raise ConnectionLost: if the connection that listens meanwhile has ended
+        :raise TimeoutError: if a renewal has taken too long
         """
         deadline = time.monotonic() + timeout
-        with self._selector(self._predecessor) as selector:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_receiver, selectors.EVENT_READ)
             selector.register(conn, event)
+            if self._predecessor is not None:
+                selector.register(self._predecessor, selectors.EVENT_READ)
+                deadline = min(deadline, self._renewal_deadline)
             while True:
                 left = max(deadline - time.monotonic(), 0)
                 ready = self._select(selector, left)
-                if self._predecessor in ready:
+                if self._predecessor is not None and self._predecessor in ready:
                     self._receive(self._predecessor)
                 if conn in ready:
                     return True
                 if time.monotonic() >= deadline:
                     return False
-
-    def _selector(self, conn):
-        """Return a selector for what wakes us, and for input on ``conn`` if any."""
-        selector = selectors.DefaultSelector()
-        selector.register(self._wake_receiver, selectors.EVENT_READ)
-        if conn is not None:
-            selector.register(conn, selectors.EVENT_READ)
-        return selector
 
     def _select(self, selector, timeout):
         """Return what is ready, other than what wakes us.
@@ -527,66 +518,3 @@ class Listener:
         if self._stopped:
             raise Stopped
         return ready
-
-
-def single_servers(params):
-    """Split parameters with comma lists, as libpq takes them, into one per server.
-
-    libpq would try the servers in turn by itself, but without a deadline for each
-    of them in asynchronous mode: a silent first host would keep us from the second.
-
-    :param dict params: libpq connection parameters
-    :return: list of dicts
-    """
-    lists = {
-        keyword: [part.strip() for part in str(params[keyword]).split(",")]
-        for keyword in ("host", "hostaddr", "port")
-        if params.get(keyword)
-    }
-    rest = {key: value for key, value in params.items() if key not in lists}
-    count = max((len(lists[k]) for k in ("host", "hostaddr") if k in lists), default=1)
-    return [
-        {
-            **rest,
-            **{
-                keyword: parts[min(index, len(parts) - 1)]
-                for keyword, parts in lists.items()
-                if parts[min(index, len(parts) - 1)]
-            },
-        }
-        for index in range(count)
-    ]
-
-
-def _addresses(params):
-    """Yield the parameters of one server with each address of its host.
-
-    libpq resolves names in a call that blocks; in Odoo's evented process that would
-    stop every websocket, whereas Python's resolver is a cooperative one there. And a
-    name may have several addresses, of which each deserves its own deadline. ``host``
-    is kept: certificates and ``.pgpass`` go by it.
-
-    :raise OSError: if the name cannot be resolved
-    """
-    host = params.get("host", "")
-    if not host or host[0] in "/@" or "hostaddr" in params or _is_address(host):
-        yield params
-        return
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    for address in dict.fromkeys(sockaddr[0] for *_, sockaddr in found):
-        yield {**params, "hostaddr": address}
-
-
-def _is_address(host):
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _one_line(text):
-    """Return a message of libpq or PostgreSQL, which has several lines, as one."""
-    if isinstance(text, UnicodeDecodeError):
-        text = text.object.decode(errors="replace")
-    return " ".join(str(text).split()) or repr(text)

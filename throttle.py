@@ -23,17 +23,21 @@ class Throttle:
         self._left_out = 0
 
     def log(self, level, message, *args, **kwargs):
-        """Log like ``Logger.log``, or count the message as left out."""
+        """Log like ``Logger.log``, or count the message as left out.
+
+        :return: whether it was logged
+        """
         now = time.monotonic()
         if now < self._next:
             self._left_out += 1
-            return
+            return False
         if self._left_out:
             message += " (%d more like it since the last such line)"
             args += (self._left_out,)
         self._next = now + self._period
         self._left_out = 0
         self._logger.log(level, message, *args, **kwargs)
+        return True
 
     def reset(self):
         """Let the next message through: what it speaks of has been mended."""

@@ -62,21 +62,25 @@ class User:
             kwargs=kwargs,
         )
 
-    def websocket(self, *channels):
-        """Open a websocket that has subscribed to ``channels`` and the user's own."""
+    def websocket(self, *channels, last=0):
+        """Open a websocket that has subscribed to ``channels`` and the user's own.
+
+        :param int last: the id of the last message that is known; 0 makes Odoo send
+            those of the last 50 s, and no older ones later
+        """
         cookie = "; ".join(f"{c.name}={c.value}" for c in self._http.cookies)
-        return Websocket(self._odoo.websocket_url, cookie, channels)
+        return Websocket(self._odoo.websocket_url, cookie, channels, last)
 
 
 class Websocket:
     """A websocket with its subscription; collects the notifications it receives."""
 
-    def __init__(self, url, cookie, channels):
+    def __init__(self, url, cookie, channels, last):
         self._socket = websocket.create_connection(
             url, cookie=cookie, origin="http://localhost", timeout=DEADLINE
         )
         self.notifications = []
-        self.send("subscribe", {"channels": list(channels), "last": 0})
+        self.send("subscribe", {"channels": list(channels), "last": last})
 
     def send(self, event_name, data):
         """Send an event and wait until the server has handled it."""
@@ -145,10 +149,15 @@ class Sender:
         """Send a NOTIFY as Odoo does."""
         self._execute("postgres", "SELECT pg_notify('imbus', %s)", payload)
 
+    def last_id(self):
+        """Return the id of the last message."""
+        return self._execute(self._database, "SELECT max(id) FROM bus_bus")[0][0]
+
     def _execute(self, database, query, *args):
         conn = self._stack.connect(database, role="odoo", pooled=True)
         try:
             with conn, conn.cursor() as cr:
                 cr.execute(query, args)
+                return cr.fetchall() if cr.description else None
         finally:
             conn.close()

@@ -11,7 +11,7 @@ import uuid
 
 import psycopg2
 import websocket
-from client import TEXT, User
+from client import TEXT, Sender, User
 
 INTERVAL = 0.25
 WEBSOCKETS = 3
@@ -32,7 +32,12 @@ class Probe:
         self._stack = stack
         self._database = database
         user = User(odoo, database)
-        self._websockets = [user.websocket(CHANNEL) for _i in range(WEBSOCKETS)]
+        sender = Sender(stack, database)
+        sender.send(CHANNEL, notify=False)
+        last = sender.last_id()
+        self._websockets = [
+            user.websocket(CHANNEL, last=last) for _i in range(WEBSOCKETS)
+        ]
         self._stopped = threading.Event()
         self._sent = {}
         self._not_notified = set()

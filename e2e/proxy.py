@@ -81,9 +81,13 @@ class Proxy:
             self._links.add(link)
             await link.pump(reader, writer)
             return
-        upstream_reader, upstream_writer = await asyncio.open_connection(
-            HOST, self._upstream
-        )
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection(
+                HOST, self._upstream
+            )
+        except OSError:
+            writer.transport.abort()
+            return
         link = _Link(writer, upstream_writer)
         self._links.add(link)
         await asyncio.gather(

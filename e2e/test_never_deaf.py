@@ -358,6 +358,11 @@ def standby(stack, sql):
     """A synchronous standby, so that a commit survives the failover."""
     with stack.standby() as standby:
         sql("ALTER ROLE odoo SET synchronous_commit = on")
+        # of the connections that PgBouncer holds already, too
+        console = stack.connect("pgbouncer", pooled=True)
+        console.autocommit = True
+        console.cursor().execute("RECONNECT")
+        console.close()
         sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
         sql("SELECT pg_reload_conf()")
         try:

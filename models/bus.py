@@ -57,10 +57,8 @@ def loop(self):
         if odoo_bus.stop_event.is_set():
             return
         poller = Poller(
-            open_cursor=lambda database: odoo.sql_db.db_connect(database).cursor(),
-            get_databases=lambda: {
-                channel[0] for channel in list(self._channels_to_ws)
-            },
+            make_road=connection.road,
+            get_databases=lambda: databases(self),
             wake=lambda database, channels: wake(self, database, channels),
             is_listening=lambda: state.is_listening,
         )
@@ -82,6 +80,20 @@ def loop(self):
         )
         CommonServer.on_stop(listener.stop)
         listener.run()
+
+
+def databases(dispatcher):
+    """Return the names of the databases that have subscribers.
+
+    :param dispatcher: Odoo's ``dispatch``
+    """
+    # a copy, because other threads subscribe in the meantime; and a channel can be
+    # anything that an addon has made it
+    return {
+        channel[0]
+        for channel in list(dispatcher._channels_to_ws)
+        if isinstance(channel, tuple) and channel and isinstance(channel[0], str)
+    }
 
 
 def dispatch_payloads(dispatcher, payloads):
@@ -147,8 +159,12 @@ def wake(dispatcher, database, channels):
     """
     subscribers = dispatcher._channels_to_ws
     if channels is None:
-        # a copy, because other threads subscribe in the meantime
-        channels = [channel for channel in list(subscribers) if channel[0] == database]
+        # a copy, as in databases()
+        channels = [
+            channel
+            for channel in list(subscribers)
+            if isinstance(channel, tuple) and channel[:1] == (database,)
+        ]
     _trigger(set().union(*(subscribers.get(channel, ()) for channel in channels)))
 
 

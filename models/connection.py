@@ -1,13 +1,14 @@
 """What the bus and the scheduled actions share: where to listen, and how to know.
 
 Both LISTEN on a connection of the same settings, beside Odoo's pool, and have it
-watched by canaries that are sent through that pool.
+watched by canaries that are sent by the road of Odoo's own queries.
 """
 
 import logging
 import os
 
 from psycopg2 import sql
+from psycopg2.extensions import parse_dsn
 
 import odoo
 from odoo.tools import config
@@ -16,6 +17,7 @@ from odoo.addons.bus.models import bus as odoo_bus
 
 from .. import settings
 from ..listener import CANARY_CHANNEL, IDENTITY, Listener
+from ..reach import Road
 
 _logger = logging.getLogger(__name__)
 
@@ -53,30 +55,45 @@ def load_settings():
 listen_settings = load_settings()
 
 
+def road(database):
+    """Return the road of Odoo's own queries to a database: through the pooler.
+
+    But beside Odoo's pool. That opens connections while it holds a lock which every
+    cursor of the process needs, without a deadline; and what we do must never keep
+    Odoo waiting.
+
+    :rtype: reach.Road
+    """
+
+    def get_params():
+        info = dict(odoo.sql_db.connection_info_for(database)[1])
+        params = parse_dsn(info.pop("dsn", ""))
+        params.update({key: str(value) for key, value in info.items()})
+        params["dbname"] = params.pop("database", params.get("dbname", database))
+        return {**settings.CONNECTION_DEFAULTS, **params}
+
+    return Road(get_params)
+
+
 def make_listener(**kwargs):
     """Return a listener by these settings.
 
     :param kwargs: as for :class:`~..listener.Listener`
     """
+    sender = road(config.get("db_system") or settings.DEFAULT_DATABASE)
+    notify = getattr(odoo_bus, "ODOO_NOTIFY_FUNCTION", None) or "pg_notify"
+
+    def send_canary(payload):
+        """Send a notification to ourselves, by the road on which Odoo sends its own."""
+        query = sql.SQL("{}, {}(%s, %s)").format(
+            sql.SQL(IDENTITY), sql.Identifier(notify)
+        )
+        [row] = sender.query(query, (CANARY_CHANNEL, payload))
+        return row[:2]
+
     return Listener(
         listen_settings.connection_params,
         send_canary=send_canary,
         max_age=listen_settings.max_age,
         **kwargs,
     )
-
-
-def send_canary(payload):
-    """Send a notification to ourselves, by the road on which Odoo sends its own.
-
-    :return: the server and the database by which it went, as :data:`listener.IDENTITY`
-    """
-    notify = sql.Identifier(getattr(odoo_bus, "ODOO_NOTIFY_FUNCTION", "pg_notify"))
-    database = config.get("db_system") or settings.DEFAULT_DATABASE
-    with odoo.sql_db.db_connect(database).cursor() as cr:
-        cr.execute(IDENTITY)
-        server = cr.fetchone()
-        cr.execute(
-            sql.SQL("SELECT {}(%s, %s)").format(notify), (CANARY_CHANNEL, payload)
-        )
-    return server

@@ -12,7 +12,7 @@ from odoo import sql_db
 from odoo.tests.common import BaseCase
 from odoo.tools import config
 
-from .. import listener
+from .. import listener, reach
 from ..models.connection import listen_settings
 
 #: Seconds to wait for what must happen; generous, as no test depends on speed.
@@ -131,29 +131,30 @@ class TestListener(BaseCase):
         ):
             self.skipTest("this Odoo is not behind a connection pooler")
         tested = listener.Listener(None, CHANNEL, None, None)
-        with self.assertRaisesRegex(listener.Unsuitable, "db_listen_host"):
-            tested._open(sql_db.connection_info_for("postgres")[1])
+        params = sql_db.connection_info_for("postgres")[1]
+        with self.assertRaisesRegex(reach.ConnectionFailed, "db_listen_host"):
+            reach.connect(params, tested._start_listening)
 
 
 class TestSingleServers(BaseCase):
     def test_one(self):
         params = {"host": "a", "port": "1", "user": "u"}
-        self.assertEqual(listener.single_servers(params), [params])
+        self.assertEqual(reach.single_servers(params), [params])
 
     def test_socket(self):
-        self.assertEqual(listener.single_servers({"user": "u"}), [{"user": "u"}])
+        self.assertEqual(reach.single_servers({"user": "u"}), [{"user": "u"}])
 
     def test_lists(self):
         self.assertEqual(
-            listener.single_servers({"host": "a, b", "port": "1,2"}),
+            reach.single_servers({"host": "a, b", "port": "1,2"}),
             [{"host": "a", "port": "1"}, {"host": "b", "port": "2"}],
         )
         self.assertEqual(
-            listener.single_servers({"host": "a,b", "port": "1"}),
+            reach.single_servers({"host": "a,b", "port": "1"}),
             [{"host": "a", "port": "1"}, {"host": "b", "port": "1"}],
         )
         self.assertEqual(
-            listener.single_servers({"host": "a,,b"}),
+            reach.single_servers({"host": "a,,b"}),
             [{"host": "a"}, {}, {"host": "b"}],
         )
 

@@ -1,0 +1,206 @@
+"""Reaching a server, with a deadline for every step.
+
+psycopg2's connections wait without end where it matters: for a server that accepts and
+stays silent, for the answer to a query over a link that is gone; and in Odoo's evented
+process ``connect_timeout`` does not act at all. Odoo's pool opens its connections while
+it holds a lock that every cursor of the process needs.
+
+So this module opens asynchronous connections beside the pool, and turns their crank
+itself. It works the same in a thread and in a gevent greenlet.
+"""
+
+import ipaddress
+import selectors
+import socket
+import time
+
+import psycopg2
+from psycopg2.extensions import POLL_OK, POLL_READ
+
+from .settings import describe
+
+#: Seconds for one attempt at one server, where the connection parameters have no (or an
+#: endless) ``connect_timeout``, and for a query.
+DEFAULT_TIMEOUT = 5
+
+
+class ConnectionFailed(Exception):
+    """No server was suitable; the text tells what each of them answered."""
+
+
+class Unsuitable(Exception):
+    """The server accepts connections, but is not one for our purpose."""
+
+
+#: Why one server is passed over; ValueError is about a parameter, or about an error
+#: message of the server that is not in UTF-8.
+REFUSALS = (psycopg2.Error, TimeoutError, ValueError, Unsuitable)
+
+
+def wait(conn, event, timeout):
+    """Wait for ``event`` on ``conn``; return whether it came within so many seconds.
+
+    The selector is a new one each time because libpq may change the socket between two
+    steps of connecting.
+    """
+    with selectors.DefaultSelector() as selector:
+        selector.register(conn, event)
+        return bool(selector.select(max(timeout, 0)))
+
+
+def connect(params, prepare=None, wait=wait, first=0):
+    """Return a new connection to the first server that will have us.
+
+    :param dict params: libpq connection parameters, with lists as libpq takes them
+    :param prepare: called with the connection; what it raises of :data:`REFUSALS` makes
+        the server unsuitable
+    :param wait: what to wait with, as :func:`wait`
+    :param int first: the number of the server to begin with
+    :return: an asynchronous psycopg2 connection, and what ``prepare`` returned
+    :raise ConnectionFailed: if there is none
+    """
+    errors = []
+    servers = single_servers(params)
+    first %= len(servers)
+    for server in servers[first:] + servers[:first]:
+        try:
+            for address in addresses(server):
+                try:
+                    return _open(address, prepare, wait)
+                except REFUSALS as error:
+                    errors.append(f"{describe(address)}: {one_line(error)}")
+        except (OSError, UnicodeError) as error:
+            errors.append(f"{describe(server)}: {error}")
+    raise ConnectionFailed("; ".join(errors))
+
+
+def _open(params, prepare, wait):
+    timeout = int(params.get("connect_timeout") or 0)
+    # UTF8, so that PostgreSQL never fails to convert what strangers send
+    conn = psycopg2.connect(async_=1, **{**params, "client_encoding": "UTF8"})
+    try:
+        complete(conn, timeout if timeout > 0 else DEFAULT_TIMEOUT, wait)
+        return conn, prepare and prepare(conn)
+    except BaseException:
+        conn.close()
+        raise
+
+
+def complete(conn, timeout, wait=wait):
+    """Wait until what was begun on ``conn`` is done.
+
+    :param float timeout: seconds
+    :raise TimeoutError: if it is not done by then
+    :raise psycopg2.Error: if it failed
+    """
+    deadline = time.monotonic() + timeout
+    state = conn.poll()
+    while state != POLL_OK:
+        event = selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE
+        if not wait(conn, event, deadline - time.monotonic()):
+            raise TimeoutError(f"no answer within {timeout} s")
+        state = conn.poll()
+
+
+def query(conn, text, args=None, wait=wait):
+    """Execute a query in autocommit; return the rows of its result (list), if any."""
+    with conn.cursor() as cr:
+        cr.execute(text, args)
+        complete(conn, DEFAULT_TIMEOUT, wait)
+        return cr.fetchall() if cr.description else []
+
+
+class Road:
+    """A connection that is opened when it is needed, and again after an error.
+
+    :param get_params: callable that returns the libpq connection parameters (dict)
+    """
+
+    def __init__(self, get_params):
+        self._get_params = get_params
+        self._conn = None
+
+    def query(self, text, args=None):
+        """Execute a query in autocommit.
+
+        :return: the rows of its result (list)
+        :raise ConnectionFailed: if there is no connection to be had
+        :raise TimeoutError: if there is no answer in time
+        :raise psycopg2.Error: if it failed
+        """
+        if self._conn is None:
+            self._conn, _none = connect(self._get_params())
+        try:
+            return query(self._conn, text, args)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        """Close the connection if there is one."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+
+def single_servers(params):
+    """Split parameters with comma lists, as libpq takes them, into one per server.
+
+    libpq would try the servers in turn by itself, but without a deadline for each
+    of them in asynchronous mode: a silent first host would keep us from the second.
+
+    :param dict params: libpq connection parameters
+    :return: list of dicts
+    """
+    lists = {
+        keyword: [part.strip() for part in str(params[keyword]).split(",")]
+        for keyword in ("host", "hostaddr", "port")
+        if params.get(keyword)
+    }
+    rest = {key: value for key, value in params.items() if key not in lists}
+    count = max((len(lists[k]) for k in ("host", "hostaddr") if k in lists), default=1)
+    return [
+        {
+            **rest,
+            **{
+                keyword: parts[min(index, len(parts) - 1)]
+                for keyword, parts in lists.items()
+                if parts[min(index, len(parts) - 1)]
+            },
+        }
+        for index in range(count)
+    ]
+
+
+def addresses(params):
+    """Yield the parameters of one server with each address of its host.
+
+    libpq resolves names in a call that blocks; in Odoo's evented process that would
+    stop every websocket, whereas Python's resolver is a cooperative one there. And a
+    name may have several addresses, of which each deserves its own deadline. ``host``
+    is kept: certificates and ``.pgpass`` go by it.
+
+    :raise OSError: if the name cannot be resolved
+    """
+    host = params.get("host", "")
+    if not host or host[0] in "/@" or "hostaddr" in params or _is_address(host):
+        yield params
+        return
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    for address in dict.fromkeys(sockaddr[0] for *_, sockaddr in found):
+        yield {**params, "hostaddr": address}
+
+
+def _is_address(host):
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def one_line(text):
+    """Return a message of libpq or PostgreSQL, which has several lines, as one."""
+    if isinstance(text, UnicodeDecodeError):
+        text = text.object.decode(errors="replace")
+    return " ".join(str(text).split()) or repr(text)
