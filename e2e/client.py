@@ -75,7 +75,7 @@ class User:
 class Websocket:
     """A websocket with its subscription; collects the notifications it receives."""
 
-    def __init__(self, url, cookie, channels, last):
+    def __init__(self, url, cookie, channels, last=0):
         self._socket = websocket.create_connection(
             url, cookie=cookie, origin="http://localhost", timeout=DEADLINE
         )
