@@ -12,7 +12,6 @@ One thread owns a :class:`Listener` and runs :meth:`Listener.run`; any other may
 """
 
 import collections
-import itertools
 import logging
 import math
 import random
@@ -338,7 +337,7 @@ class Listener:
 
         :raise ConnectionLost: if it has ended
         """
-        for batch in itertools.count():
+        while True:
             try:
                 conn.poll()
                 is_closed = conn.fileno() < 0
@@ -350,16 +349,16 @@ class Listener:
                 raise ConnectionLost("libpq has closed it")
             if not conn.notifies:
                 return
-            # and once more, because the rest of what was read from the socket may
-            # wait in the buffers of TLS and libpq, where no selector sees it
             notifies, conn.notifies = conn.notifies, []
             self._pass_on(conn, notifies)
             if self._stopped:
                 raise Stopped
-            if batch:
-                # a flood must not keep the other greenlets of the process waiting; but
-                # this takes 0.1 ms in a thread, as long as all the rest
-                time.sleep(0)
+            if not conn.info.ssl_in_use:
+                return
+            # The rest of what was read from the socket may wait in the buffers of TLS,
+            # where no selector sees it. But a flood must not keep the other greenlets
+            # of the process waiting.
+            time.sleep(0)
 
     def _pass_on(self, conn, notifies):
         """Tell the watch and Odoo what has come."""
