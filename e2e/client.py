@@ -154,10 +154,15 @@ class Sender:
         return self._execute(self._database, "SELECT max(id) FROM bus_bus")[0][0]
 
     def _execute(self, database, query, *args):
-        conn = self._stack.connect(database, role="odoo", pooled=True)
-        try:
-            with conn, conn.cursor() as cr:
-                cr.execute(query, args)
-                return cr.fetchall() if cr.description else None
-        finally:
-            conn.close()
+        return execute(self._stack, database, query, *args)
+
+
+def execute(stack, database, query, *args):
+    """Execute a query through PgBouncer and commit; return its rows, if any."""
+    conn = stack.connect(database, role="odoo", pooled=True)
+    try:
+        with conn, conn.cursor() as cr:
+            cr.execute(query, args)
+            return cr.fetchall() if cr.description else None
+    finally:
+        conn.close()

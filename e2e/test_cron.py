@@ -5,7 +5,7 @@ import uuid
 
 import psutil
 import pytest
-from client import User, wait_until
+from client import User, execute, wait_until
 from probe import Probe
 from proxy import Proxy
 from test_never_deaf import allowed, listen_at
@@ -63,13 +63,7 @@ class Action:
         )
 
     def _execute(self, query, *args):
-        conn = self._stack.connect(self._database)
-        try:
-            with conn, conn.cursor() as cr:
-                cr.execute(query, args)
-                return cr.fetchall() if cr.description else None
-        finally:
-            conn.close()
+        return execute(self._stack, self._database, query, *args)
 
     def runs(self):
         """Return when it ran (``time.time()``)."""
@@ -82,6 +76,13 @@ class Action:
         """Have Odoo call ``_trigger()`` and commit; return when that was done."""
         self._user.call("ir.actions.server", "run", [self._trigger])
         return time.time()
+
+    def works(self):
+        """Whether Odoo answers."""
+        try:
+            return self._user.call("res.users", "search_count", []) > 0
+        except (AssertionError, OSError, ValueError):
+            return False
 
     def delay(self):
         """Trigger it; return the seconds until it has run."""
@@ -123,7 +124,7 @@ def test_after_a_postgres_restart(stack, server, action, listening, record):
     stack.postgres.stop()
     stack.postgres.start()
     listening(server, other_than=[backend], channel=CHANNEL)
-    wait_until(lambda: _works(action), "Odoo serves again")
+    wait_until(action.works, "Odoo serves again")
     record(action.delay())
 
 
@@ -197,14 +198,7 @@ def test_server_outlives(
         time.sleep(seconds)
         away.start()
         listening(server, channel=CHANNEL)
-        wait_until(lambda: _works(action), "Odoo serves again")
+        wait_until(action.works, "Odoo serves again")
         assert action.delay() <= allowed(1)
     assert process.is_running() and process.pid == server.pid
     assert probe.worst <= allowed(2)
-
-
-def _works(action):
-    try:
-        return action._user.call("res.users", "search_count", []) > 0
-    except (AssertionError, OSError, ValueError):
-        return False
