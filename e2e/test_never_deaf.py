@@ -314,28 +314,29 @@ def namespace():
     Its address is removed, so that packets to it are dropped without a word, as by a
     firewall. The neighbour's entry is permanent: nothing else would tell.
     """
-    name, host = f"bus{os.getpid()}", "10.231.77.2"
+    # of this run, so that another one or its remains are not in the way
+    pid = os.getpid()
+    name, outside, inside = f"bus{pid}", f"out{pid}", f"in{pid}"
+    subnet = f"10.231.{pid % 256}"
+    host = f"{subnet}.2"
 
     def ip(*args):
         subprocess.run(["ip", *args], check=True)
 
     ip("netns", "add", name)
     try:
-        ip("link", "add", "bus-out", "type", "veth", "peer", "bus-in", "netns", name)
-        ip("address", "add", "10.231.77.1/30", "dev", "bus-out")
-        ip("link", "set", "bus-out", "up")
-        ip("-n", name, "address", "add", f"{host}/30", "dev", "bus-in")
-        ip("-n", name, "link", "set", "bus-in", "up")
-        [link] = json.loads(
-            subprocess.check_output(
-                ["ip", "-json", "-n", name, "link", "show", "bus-in"]
-            )
-        )
-        ip("neighbour", "replace", host, "lladdr", link["address"], "dev", "bus-out")
+        ip("link", "add", outside, "type", "veth", "peer", inside, "netns", name)
+        ip("address", "add", f"{subnet}.1/30", "dev", outside)
+        ip("link", "set", outside, "up")
+        ip("-n", name, "address", "add", f"{host}/30", "dev", inside)
+        ip("-n", name, "link", "set", inside, "up")
+        show = ["ip", "-json", "-n", name, "link", "show", inside]
+        [link] = json.loads(subprocess.check_output(show))
+        ip("neighbour", "replace", host, "lladdr", link["address"], "dev", outside)
         yield (
             name,
             host,
-            lambda: ip("-n", name, "address", "del", f"{host}/30", "dev", "bus-in"),
+            lambda: ip("-n", name, "address", "del", f"{host}/30", "dev", inside),
         )
     finally:
         ip("netns", "delete", name)
