@@ -339,6 +339,8 @@ def namespace():
             lambda: ip("-n", name, "address", "del", f"{host}/30", "dev", inside),
         )
     finally:
+        # the namespace itself lives for as long as a socket in it
+        ip("link", "delete", outside)
         ip("netns", "delete", name)
 
 
