@@ -89,7 +89,13 @@ class Table:
         """
         channels = set()
         while True:
-            found, is_complete = self._fetch(query)
+            try:
+                found, is_complete = self._fetch(query)
+            except BaseException:
+                if channels != set():
+                    # these were read, and are not returned: wake everybody next time
+                    self.__init__()
+                raise
             if found is None or channels is None:
                 channels = None
             else:
@@ -150,6 +156,8 @@ class Table:
             (first, last, *snapshot)
             for number, (gap_first, gap_last, *snapshot) in enumerate(self._gaps, 1)
             if not self._is_over(snapshot, xmin, now)
+            # or if there may be more than were read of it
+            or len(by_number.get(number, [])) == self.MAX_ROWS
             for first, last in gaps_between(
                 gap_first, gap_last, ids(by_number.get(number, []))
             )
@@ -203,9 +211,8 @@ class Poller:
 
     #: Seconds between two readings of a database while nobody is known to listen: with
     #: the readings themselves a message is 1 s late at the worst. So it is with up to
-    #: some 50 databases. A reading takes 1 ms by
-    #: an open connection and 10 ms by a new one, and at most half of the time is spent
-    #: on it: with 500 databases it is 10 s.
+    #: some 50 databases. A reading takes 1 ms by an open connection and 10 ms by a new
+    #: one, and at most half of the time is spent on it: with 500 databases it is 10 s.
     INTERVAL = 0.8
 
     #: Seconds between two readings while NOTIFY arrives, for rows whose NOTIFY was

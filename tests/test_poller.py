@@ -121,6 +121,36 @@ class TestTable(PollerCase):
             self.assertEqual(self.fetch(), {self.channel(n) for n in range(2, 10)})
         self.assertEqual(self.fetch(), {self.channel(1)})
 
+    def test_reading_that_fails_halfway(self):
+        self.table.MAX_ROWS = 3
+        self.fetch()
+        for number in range(5):
+            self.commit(number)
+        answers = []
+
+        def fail_at_the_second(*args):
+            if answers:
+                raise OSError("away")
+            answers.append(self.road.query(*args))
+            return answers[0]
+
+        with self.assertRaises(OSError):
+            self.table.fetch(fail_at_the_second)
+        self.assertIsNone(self.fetch(), "some were read and not returned")
+
+    def test_late_commit_of_more_rows_than_are_read_at_once(self):
+        self.without_grace()
+        self.table.MAX_ROWS = 3
+        with cursor() as early:
+            for number in range(8):
+                self.insert(early, number)
+            self.commit(8)
+            self.assertEqual(self.fetch(), {self.channel(8)})
+        found = set()
+        for _i in range(4):
+            found |= self.fetch() or set()
+        self.assertEqual(found, {self.channel(number) for number in range(8)})
+
     def test_more_gaps_than_are_kept_apart(self):
         self.table.MAX_GAPS = 3
         self.fetch()
