@@ -22,7 +22,6 @@ import threading
 
 import odoo
 from odoo.service.server import CommonServer
-from odoo.tools import config
 
 from odoo.addons.bus.models import bus as odoo_bus
 
@@ -229,7 +228,7 @@ def patch():
     loop.stock = getattr(odoo_bus.ImDispatch.loop, "stock", odoo_bus.ImDispatch.loop)
     odoo_bus.ImDispatch.loop = loop
     _logger.log(
-        logging.INFO if odoo.evented or not config["workers"] else logging.DEBUG,
+        logging.INFO if connection.holds_websockets else logging.DEBUG,
         "Bus patched (ImDispatch.loop): it will listen on %s.",
         connection.listen_settings or "nothing, since the settings are wrong",
     )

@@ -22,15 +22,16 @@ from ..reach import Road
 _logger = logging.getLogger(__name__)
 
 
+#: Whether this process holds the websockets, and so has something to tell the
+#: administrator: with workers, that is the evented one.
+holds_websockets = odoo.evented or not config["workers"]
+
+
 def load_settings():
     """Return the settings, or None if they are wrong; tell the administrator.
 
-    Only the process that holds the websockets has anything to tell: with workers,
-    that is the evented one.
-
     :rtype: settings.Settings
     """
-    holds_websockets = odoo.evented or not config["workers"]
     # the option is called "config" from 19.0 on, before that it is an attribute
     config_file = config.get("config") or getattr(config, "rcfile", "odoo.conf")
     try:
