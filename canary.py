@@ -40,7 +40,7 @@ class CanarySender:
     """Sends canaries, one at a time, in a thread of its own.
 
     :param send: called with the payload; sends it and commits, within some seconds, and
-        returns the identity of the server that it went to (:data:`listener.IDENTITY`)
+        returns the identity of the server that it went to (:data:`reach.IDENTITY`)
     :param on_sent: called, in the thread, with a :class:`Sent`
     """
 
@@ -174,7 +174,7 @@ class Watch:
         """
         if self._sent:
             if self._sent.server != self._server:
-                raise Deaf(_mismatch(self._server, self._sent.server))
+                raise Deaf(mismatch(self._server, self._sent.server))
             left = self._sent.at + self.DEADLINE - now
             if left < 0:
                 raise Deaf(
@@ -206,7 +206,12 @@ class Watch:
         return now - self._last_heard > self.EXPIRY
 
 
-def _mismatch(here, there):
+def mismatch(here, there):
+    """Say what is wrong if one listens here, and what is sent goes there.
+
+    :param here: identity of a server and its database, as by :data:`reach.IDENTITY`
+    :param there: another one
+    """
     (server, database), (sent_server, sent_database) = here, there
     if server != sent_server:
         return (

@@ -44,13 +44,6 @@ IDLE_SESSION_TIMEOUT_SINCE = 140000
 #: they reach no stock Odoo.
 CANARY_CHANNEL = "bus_alt_connection"
 
-#: Selects what tells one server and database from any other: no two were started in
-#: the same microsecond.
-IDENTITY = (
-    "SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC',"
-    " 'YYYY-MM-DD HH24:MI:SS.US'), current_database()"
-)
-
 
 class Stopped(Exception):
     """:meth:`Listener.stop` was called."""
@@ -112,8 +105,9 @@ class Listener:
     :param str meanwhile: a sentence for the log: how it goes on while nobody listens
     :param state.State state: what to keep up to date
     :param send_canary: sends a payload on :data:`CANARY_CHANNEL` as Odoo sends its
-        notifications, commits, and returns what :data:`IDENTITY` selects there. Called
-        in a thread of its own, as it may hang. None: the connection is not watched.
+        notifications, commits, and returns what :data:`reach.IDENTITY` selects there.
+        Called in a thread of its own, as it may hang. None: the connection is not
+        watched.
     :param float max_age: seconds after which the connection is replaced; 0: never
     """
 
@@ -233,38 +227,26 @@ class Listener:
     def _start_listening(self, conn):
         """Make sure that this is PostgreSQL itself and a primary, and LISTEN.
 
-        :return: the identity of the server and database, as by :data:`IDENTITY`
+        :return: the identity of the server and database, as by :data:`reach.IDENTITY`
         :raise Unsuitable: if it is not; then LISTEN is not sent. A transaction pooler
             would drop it, and deliver notifications to whichever client uses that
             server connection next.
         """
 
-        def query(text):
-            return reach.query(conn, text, wait=self._wait)
+        server = reach.examine(conn, self._wait)
+        if server.unsuitable:
+            raise Unsuitable(server.unsuitable)
 
-        [(backend_pid, is_standby)] = query(
-            "SELECT pg_backend_pid(), pg_is_in_recovery()"
-        )
-        # A pooler invents the process id of the handshake (PgBouncer in
-        # src/proto.c, Supavisor in db_handler.ex); PostgreSQL sends its own.
-        if backend_pid != conn.get_backend_pid():
-            raise Unsuitable(
-                "this is a connection pooler, which loses LISTEN. Point db_listen_host "
-                "and db_listen_port to PostgreSQL itself."
-            )
-        if is_standby:
-            raise Unsuitable(
-                "this is a standby, to which no NOTIFY comes. Point db_listen_host to "
-                "the primary, or to the list of all servers."
-            )
-        [server] = query(IDENTITY)
+        def query(text):
+            reach.query(conn, text, wait=self._wait)
+
         if conn.server_version >= IDLE_SESSION_TIMEOUT_SINCE:
             # an idle connection is what we are
             query("SET idle_session_timeout = 0")
         if self._sender:
             query("LISTEN " + quote_ident(CANARY_CHANNEL, conn))
         query("LISTEN " + quote_ident(self._channel, conn))
-        return server
+        return server.identity
 
     # ------------------------------------------------------------------
     # Listening

@@ -13,6 +13,7 @@ import ipaddress
 import selectors
 import socket
 import time
+from collections import namedtuple
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ
@@ -102,12 +103,65 @@ def complete(conn, timeout, wait=wait):
         state = conn.poll()
 
 
-def query(conn, text, args=None, wait=wait):
-    """Execute a query in autocommit; return the rows of its result (list), if any."""
+def query(conn, text, args=None, wait=wait, timeout=DEFAULT_TIMEOUT):
+    """Execute a query in autocommit; return the rows of its result (list), if any.
+
+    :param float timeout: seconds
+    :raise TimeoutError: if there is no answer by then
+    :raise psycopg2.Error: if it failed
+    """
     with conn.cursor() as cr:
         cr.execute(text, args)
-        complete(conn, DEFAULT_TIMEOUT, wait)
+        complete(conn, timeout, wait)
         return cr.fetchall() if cr.description else []
+
+
+#: Selects what tells one server and database from any other: no two were started in
+#: the same microsecond.
+IDENTITY = (
+    "SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC',"
+    " 'YYYY-MM-DD HH24:MI:SS.US'), current_database()"
+)
+
+
+class Server(namedtuple("Server", "identity is_pooled is_standby")):
+    """What a connection leads to.
+
+    - ``identity``: the server and the database, as by :data:`IDENTITY`
+    - ``is_pooled``: whether there is a connection pooler in between
+    - ``is_standby``: whether it is in recovery
+    """
+
+    @property
+    def unsuitable(self):
+        """Why it is not one to LISTEN on, and what to do about it; None if it is."""
+        if self.is_pooled:
+            return (
+                "this is a connection pooler, which loses LISTEN. Point db_listen_host "
+                "and db_listen_port to PostgreSQL itself."
+            )
+        if self.is_standby:
+            return (
+                "this is a standby, to which no NOTIFY comes. Point db_listen_host to "
+                "the primary, or to the list of all servers."
+            )
+        return None
+
+
+def examine(conn, wait=wait):
+    """Ask a connection what it leads to.
+
+    :rtype: Server
+    :raise TimeoutError: if there is no answer in time
+    :raise psycopg2.Error: if it failed
+    """
+    [(started, database, backend_pid, is_standby)] = query(
+        conn, f"{IDENTITY}, pg_backend_pid(), pg_is_in_recovery()", wait=wait
+    )
+    # A pooler invents the process id of the handshake (PgBouncer in src/proto.c,
+    # Supavisor in db_handler.ex); PostgreSQL sends its own.
+    is_pooled = backend_pid != conn.get_backend_pid()
+    return Server((started, database), is_pooled, is_standby)
 
 
 class Road:
