@@ -6,4 +6,5 @@
     "license": "LGPL-3",
     "author": "bus_alt_connection contributors",
     "depends": ["bus"],
+    "post_load": "post_load",
 }

@@ -206,7 +206,8 @@ class Poller:
     :param get_databases: callable that returns the names of the databases (set of str)
     :param wake: called with a database's name and the channels (set of tuples) that
         have new rows, or None for all of them
-    :param is_listening: callable that tells whether NOTIFY is known to arrive
+    :param state.State state: tells whether NOTIFY is known to arrive; is told which
+        databases can be read
     """
 
     #: Seconds between two readings of a database while nobody is known to listen: with
@@ -226,11 +227,11 @@ class Poller:
     #: How many connections are kept open while nobody is known to listen.
     MAX_OPEN = 50
 
-    def __init__(self, make_road, get_databases, wake, is_listening):
+    def __init__(self, make_road, get_databases, wake, state):
         self._make_road = make_road
         self._get_databases = get_databases
         self._wake = wake
-        self._is_listening = is_listening
+        self._state = state
         self._tables = {}
         self._roads = {}
         self._due = {}
@@ -271,6 +272,7 @@ class Poller:
         for gone in set(self._due) - databases:
             self._tables.pop(gone, None)
             self._due.pop(gone)
+            self._state.databases.pop(gone, None)
             self._close(gone)
         for database in sorted(databases, key=lambda name: self._due.get(name, 0)):
             if self._stopped or self._hurry.is_set():
@@ -296,12 +298,14 @@ class Poller:
                 database,
                 one_line(error),
             )
+            self._state.databases[database] = False
             now = time.monotonic()
             delay = max(self.FAILED_INTERVAL, 6 * (now - started))
             self._due[database] = now + delay
             self._close(database)
             return
-        if self._is_listening():
+        self._state.databases[database] = True
+        if self._state.is_listening:
             self._due[database] = time.monotonic() + self.SAFETY_INTERVAL
             self._close(database)
         else:

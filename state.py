@@ -1,4 +1,4 @@
-"""What is known of the listening connection, in one place.
+"""What is known of the live messages of this process, in one place.
 
 Whatever answers "are live messages flowing?" asks here. Who changes it tells the log.
 """
@@ -8,17 +8,26 @@ import time
 STARTING = "starting"
 LISTENING = "listening"
 FALLBACK = "fallback"
+UNSUPPORTED = "unsupported"
+
+#: Of the draft "Health Check Response Format for HTTP APIs"
+#: (draft-inadarei-api-health-check), from which Odoo's own answers take their "pass".
+PASS, WARN, FAIL = "pass", "warn", "fail"
 
 
 class State:
-    """The state of the one listening connection of the process.
+    """The state of the one listening connection of the process, and of the fallback.
 
     - ``name``: :data:`LISTENING`: NOTIFY is proven to arrive; :data:`FALLBACK`: it is
-      not, new messages are read from the table; :data:`STARTING`: neither, yet
+      not, new messages are read from the table; :data:`STARTING`: neither, yet, because
+      nobody has subscribed to anything; :data:`UNSUPPORTED`: Odoo's own dispatcher was
+      left alone, nothing is known of it
     - ``since``: when that began (``time.time()``, seconds)
     - ``last_proof``: when a notification arrived last (``time.monotonic()``), or None
     - ``reconnects``: how many connections were lost
     - ``last_error``: why the last one was lost or could not be had (str), or None
+    - ``databases``: for each database with subscribers, whether its bus table could be
+      read at the last try (dict of str and bool)
 
     :param on_change: called when the state has become another one
     """
@@ -30,11 +39,26 @@ class State:
         self.last_proof = None
         self.reconnects = 0
         self.last_error = None
+        self.databases = {}
 
     @property
     def is_listening(self):
         """Whether NOTIFY is proven to arrive."""
         return self.name == LISTENING
+
+    @property
+    def health(self):
+        """:data:`PASS`, :data:`WARN` or :data:`FAIL`.
+
+        - live messages flow: PASS; by the table alone, or not for every database: WARN
+        - they do not, or nothing is known of them: FAIL. A notification is of no use
+          where the message cannot be read: so it is, too, if no table can be.
+        """
+        # a copy, since another thread changes it
+        readable = list(self.databases.values())
+        if self.name == UNSUPPORTED or (readable and not any(readable)):
+            return FAIL
+        return WARN if self.name == FALLBACK or not all(readable) else PASS
 
     def proven(self):
         """A notification has arrived."""
@@ -48,6 +72,10 @@ class State:
         """
         self.last_error = reason
         self._change(FALLBACK)
+
+    def unsupported(self):
+        """Odoo's own dispatcher is left as it is."""
+        self._change(UNSUPPORTED)
 
     def _change(self, name):
         if self.name != name:

@@ -1,3 +1,9 @@
 from . import connection
 from . import bus
 from . import cron
+
+
+def announce():
+    """Tell the administrator, in the log, what was patched and where it will listen."""
+    bus.announce()
+    cron.announce()

@@ -41,7 +41,7 @@ _wake_log = Throttle(_logger)
 # Held by the thread that listens for this process: see take_over().
 _listening = threading.Lock()
 
-#: What is known of this process' listening connection.
+#: What is known of the live messages of this process.
 state = State()
 
 
@@ -59,14 +59,14 @@ def loop(self):
             make_road=connection.road,
             get_databases=lambda: databases(self),
             wake=lambda database, channels: wake(self, database, channels),
-            is_listening=lambda: state.is_listening,
+            state=state,
         )
         state.on_change = poller.hurry
         CommonServer.on_stop(poller.stop)
         threading.Thread(
             target=poller.run, name=f"{__name__}.Poller", daemon=True
         ).start()
-        if connection.listen_settings is None:
+        if connection.listen_settings() is None:
             state.unproven("the settings are wrong, see above")
             odoo_bus.stop_event.wait()
             return
@@ -213,27 +213,33 @@ def patch():
     On the class, not on ``dispatch``: several modules have imported that by name. If
     Odoo's dispatcher is not what we know, it is left alone.
     """
-    missing = _missing()
-    if missing:
-        _logger.error(
-            "The bus dispatcher of Odoo %s is not as expected: no %s. It is left as it "
-            "is, and listens through db_host.",
-            odoo.release.version,
-            ", ".join(missing),
-        )
+    if missing():
+        state.unsupported()
         return
     if odoo_bus.ImDispatch.loop is loop:
         return
     # of an earlier import of this module, if there was one
     loop.stock = getattr(odoo_bus.ImDispatch.loop, "stock", odoo_bus.ImDispatch.loop)
     odoo_bus.ImDispatch.loop = loop
-    _logger.log(
-        logging.INFO if connection.holds_websockets else logging.DEBUG,
-        "Bus patched (ImDispatch.loop): it will listen on %s.",
-        connection.listen_settings or "nothing, since the settings are wrong",
-    )
     if odoo_bus.dispatch.is_alive():
         take_over(odoo_bus.dispatch)
+
+
+def announce():
+    """Tell the administrator what was patched, or why nothing was."""
+    if missing():
+        _logger.error(
+            "The bus dispatcher of Odoo %s is not as expected: no %s. It is left as it "
+            "is, and listens through db_host.",
+            odoo.release.version,
+            ", ".join(missing()),
+        )
+        return
+    _logger.log(
+        logging.INFO if connection.holds_websockets() else logging.DEBUG,
+        "Bus patched (ImDispatch.loop): it will listen on %s.",
+        connection.listen_settings() or "nothing, since the settings are wrong",
+    )
 
 
 def take_over(dispatcher):
@@ -270,7 +276,7 @@ class _StopEventForStockLoop:
         return getattr(self._event, name)
 
 
-def _missing():
+def missing():
     """Return what we need of Odoo's dispatcher and do not find, as a list of names."""
     dispatcher = getattr(odoo_bus, "dispatch", None)
     found = {

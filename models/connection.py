@@ -4,6 +4,7 @@ Both LISTEN on a connection of the same settings, beside Odoo's pool, and have i
 watched by canaries that are sent by the road of Odoo's own queries.
 """
 
+import functools
 import logging
 import os
 
@@ -15,45 +16,44 @@ from odoo.tools import config
 
 from odoo.addons.bus.models import bus as odoo_bus
 
-from .. import settings
-from ..listener import CANARY_CHANNEL, IDENTITY, Listener
-from ..reach import Road
+from .. import series, settings
+from ..listener import CANARY_CHANNEL, Listener
+from ..reach import IDENTITY, Road
 
 _logger = logging.getLogger(__name__)
 
 
-#: Whether this process holds the websockets, and so has something to tell the
-#: administrator: with workers, that is the evented one.
-holds_websockets = odoo.evented or not config["workers"]
+def holds_websockets():
+    """Return whether this process holds the websockets: with workers, the evented one.
 
-
-def load_settings():
-    """Return the settings, or None if they are wrong; tell the administrator.
-
-    :rtype: settings.Settings
+    It is the one that has something to tell the administrator.
     """
-    # the option is called "config" from 19.0 on, before that it is an attribute
-    config_file = config.get("config") or getattr(config, "rcfile", "odoo.conf")
+    return odoo.evented or not config["workers"]
+
+
+@functools.lru_cache(maxsize=None)
+def listen_settings():
+    """Return the settings of this process (:class:`~..settings.Settings`).
+
+    They are read once, when they are first asked for: not before Odoo has read its
+    configuration. None if they are wrong; the administrator is told.
+    """
     try:
-        found = settings.load(config.get, os.environ, config_file)
+        found = settings.load(config.get, os.environ, series.config_file())
     except settings.SettingsError as error:
-        for problem in error.problems if holds_websockets else ():
+        for problem in error.problems if holds_websockets() else ():
             _logger.error(
                 "%s Until it is corrected, live messages are read from the table.",
                 problem,
             )
         return None
-    if holds_websockets and not found.own_endpoint:
+    if holds_websockets() and not found.own_endpoint:
         _logger.warning(
             "None of db_listen_host, db_listen_port and db_listen_dsn is set: Odoo "
             "listens through db_host, as without this addon. If that is a connection "
             "pooler, point them to PostgreSQL itself."
         )
     return found
-
-
-#: The settings of this process (:class:`~..settings.Settings`); None if they are wrong.
-listen_settings = load_settings()
 
 
 def road(database):
@@ -66,14 +66,27 @@ def road(database):
     :rtype: reach.Road
     """
 
-    def get_params():
-        info = dict(odoo.sql_db.connection_info_for(database)[1])
-        params = parse_dsn(info.pop("dsn", ""))
-        params.update({key: str(value) for key, value in info.items()})
-        params["dbname"] = params.pop("database", params.get("dbname", database))
-        return {**settings.CONNECTION_DEFAULTS, **params}
+    return Road(lambda: road_params(database))
 
-    return Road(get_params)
+
+def road_params(database):
+    """Return the libpq connection parameters (dict) of that road."""
+    info = dict(odoo.sql_db.connection_info_for(database)[1])
+    params = parse_dsn(info.pop("dsn", ""))
+    params.update({key: str(value) for key, value in info.items()})
+    params["dbname"] = params.pop("database", params.get("dbname", database))
+    return {**settings.CONNECTION_DEFAULTS, **params}
+
+
+def notify_database():
+    """Return the name of the database on which Odoo sends its notifications."""
+    return config.get("db_system") or settings.DEFAULT_DATABASE
+
+
+def notify_query():
+    """Return the query that sends a notification as Odoo does, to itself."""
+    function = getattr(odoo_bus, "ODOO_NOTIFY_FUNCTION", None) or "pg_notify"
+    return sql.SQL("{}, {}(%s, %s)").format(sql.SQL(IDENTITY), sql.Identifier(function))
 
 
 def make_listener(**kwargs):
@@ -81,20 +94,16 @@ def make_listener(**kwargs):
 
     :param kwargs: as for :class:`~..listener.Listener`
     """
-    sender = road(config.get("db_system") or settings.DEFAULT_DATABASE)
-    notify = getattr(odoo_bus, "ODOO_NOTIFY_FUNCTION", None) or "pg_notify"
+    sender = road(notify_database())
 
     def send_canary(payload):
         """Send a notification to ourselves, by the road on which Odoo sends its own."""
-        query = sql.SQL("{}, {}(%s, %s)").format(
-            sql.SQL(IDENTITY), sql.Identifier(notify)
-        )
-        [row] = sender.query(query, (CANARY_CHANNEL, payload))
+        [row] = sender.query(notify_query(), (CANARY_CHANNEL, payload))
         return row[:2]
 
     return Listener(
-        listen_settings.connection_params,
+        listen_settings().connection_params,
         send_canary=send_canary,
-        max_age=listen_settings.max_age,
+        max_age=listen_settings().max_age,
         **kwargs,
     )

@@ -87,7 +87,7 @@ class CronConnection:
 
     def listen(self):
         """Start listening, in a thread of its own."""
-        if connection.listen_settings is None:
+        if connection.listen_settings() is None:
             return
         self._listener = connection.make_listener(
             channel=CHANNEL,
@@ -193,16 +193,7 @@ def patch():
 
     If ``odoo/service/server.py`` is not what we know, it is left alone.
     """
-    missing = _missing()
-    if missing:
-        _logger.error(
-            "The scheduled actions of Odoo %s are not run as expected: no %s. They are "
-            "left as they are, and listen through db_host.",
-            odoo.release.version,
-            ", ".join(missing),
-        )
-        return
-    if isinstance(odoo_server.sql_db, SqlDb):
+    if missing() or isinstance(odoo_server.sql_db, SqlDb):
         return
     cron_database_list.stock = odoo_server.cron_database_list
     cron_database_list.known = []
@@ -212,7 +203,18 @@ def patch():
     odoo_server.PreforkServer.process_spawn = process_spawn
 
 
-def _missing():
+def announce():
+    """Tell the administrator if nothing was patched."""
+    if missing():
+        _logger.error(
+            "The scheduled actions of Odoo %s are not run as expected: no %s. They are "
+            "left as they are, and listen through db_host.",
+            odoo.release.version,
+            ", ".join(missing()),
+        )
+
+
+def missing():
     """Return what we need of Odoo's server and do not find, as a list of names."""
 
     def names(*path):

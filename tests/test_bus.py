@@ -8,6 +8,7 @@ from odoo.tests.common import BaseCase
 from odoo.addons.bus.models import bus as odoo_bus
 
 from ..models import bus
+from ..state import State
 
 
 class FakeWebsocket:
@@ -148,10 +149,17 @@ class TestPatch(BaseCase):
         self.addCleanup(setattr, dispatcher_class, "loop", bus.loop)
         dispatcher_class.loop = stock_loop
         del odoo_bus.ImDispatch
+        self.patch_state()
+        bus.patch()
         with self.assertLogs(bus._logger, "ERROR") as logs:
-            bus.patch()
+            bus.announce()
         self.assertIs(dispatcher_class.loop, stock_loop)
         self.assertIn("ImDispatch.loop", logs.output[0])
+        self.assertEqual(bus.state.health, "fail")
+
+    def patch_state(self):
+        self.addCleanup(setattr, bus, "state", bus.state)
+        bus.state = State()
 
     def test_stock_loop_ends_and_nothing_else_does(self):
         event = threading.Event()

@@ -71,8 +71,9 @@ class TestPatch(BaseCase):
         patched = odoo_server.sql_db
         self.addCleanup(setattr, odoo_server, "sql_db", patched)
         del odoo_server.sql_db
+        cron.patch()
         with self.assertLogs(cron._logger, "ERROR") as logs:
-            cron.patch()
+            cron.announce()
         self.assertIn("no sql_db", logs.output[0])
         self.assertFalse(hasattr(odoo_server, "sql_db"))
 

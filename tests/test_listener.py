@@ -29,7 +29,7 @@ def notify(payload, channel=CHANNEL):
 
 class TestListener(BaseCase):
     def params(self):
-        return {**listen_settings.connection_params(), "application_name": CHANNEL}
+        return {**listen_settings().connection_params(), "application_name": CHANNEL}
 
     @contextmanager
     def listening(self, get_params=None):

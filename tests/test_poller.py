@@ -8,6 +8,7 @@ from odoo.tests.common import BaseCase, get_db_name
 
 from .. import poller
 from ..models.connection import road
+from ..state import State
 
 DEADLINE = 30
 
@@ -198,12 +199,10 @@ class TestPoller(PollerCase):
     def setUp(self):
         super().setUp()
         self.databases = {get_db_name()}
-        self.is_listening = False
+        self.state = State()
         self.woken = []
         self.is_woken = threading.Event()
-        self.poller = poller.Poller(
-            road, lambda: self.databases, self.wake, lambda: self.is_listening
-        )
+        self.poller = poller.Poller(road, lambda: self.databases, self.wake, self.state)
         self.thread = threading.Thread(target=self.poller.run, daemon=True)
         self.addCleanup(self.stop)
 
@@ -229,7 +228,7 @@ class TestPoller(PollerCase):
         self.assertIn((get_db_name(), self.name, 1), channels)
 
     def test_in_a_hurry_it_does_not_wait_for_the_safety_interval(self):
-        self.is_listening = True
+        self.state.proven()
         self.thread.start()
         self.wait()
         self.commit(1)
