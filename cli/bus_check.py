@@ -1,0 +1,77 @@
+"""``odoo bus_check``: see :mod:`..check`, which it prints.
+
+Odoo 19.0 loads this file by itself, without its package, and before it has read the
+configuration. Hence the late and absolute imports.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import textwrap
+import traceback
+
+from odoo.cli import Command
+
+#: Columns of the text, at least, however narrow the terminal.
+NARROWEST = 60
+
+
+class Bus_Check(Command):  # 14.0 and 15.0 name the command after the class
+    """Check that live messages will flow through PgBouncer"""
+
+    name = "bus_check"
+
+    def run(self, args):
+        parser = argparse.ArgumentParser(
+            prog="odoo bus_check",
+            description=self.__doc__ + ". Nothing is written to any database.",
+            epilog="All other options are those of the server: give the same, above all"
+            " -c. Exit status: 0 if all is OK, 1 with a WARNING, 2 if anything FAILED.",
+            allow_abbrev=False,
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        arguments, server_arguments = parser.parse_known_args(args)
+
+        from odoo.addons.bus_alt_connection import series
+
+        series.parse_config(server_arguments)
+
+        from odoo.addons.bus_alt_connection import check
+
+        try:
+            lines = check.check()
+        except Exception:
+            # Python's own exit status would be that of a WARNING
+            traceback.print_exc()
+            sys.exit(check.STATUSES.index(check.FAILED))
+        status = check.worst(lines)
+        if arguments.json:
+            print(as_json(status, lines))
+        else:
+            print(as_text(status, lines))
+        sys.exit(check.STATUSES.index(status))
+
+
+def as_json(status, lines):
+    """Return the lines for programs."""
+    return json.dumps(
+        {"status": status, "checks": [line._asdict() for line in lines]}, indent=2
+    )
+
+
+def as_text(status, lines):
+    """Return the lines as a table as wide as the terminal."""
+    columns = max(shutil.get_terminal_size().columns, NARROWEST)
+    names = max(len(line.name) for line in lines)
+    statuses = max(len(line.status) for line in lines)
+    indent = " " * (statuses + names + 4)
+    rows = []
+    for line in lines:
+        head = f"{line.status:<{statuses}}  {line.name:<{names}}  "
+        for first, text in ((head, line.text), (indent + "→ ", line.advice)):
+            if text:
+                rows += textwrap.wrap(
+                    text, columns, initial_indent=first, subsequent_indent=indent
+                )
+    return "\n".join([*rows, "", status])
