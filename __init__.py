@@ -4,10 +4,15 @@ from . import series
 
 def post_load():
     """Override Odoo, now that it has read its configuration."""
-    from . import controllers, models
+    if post_load.called:
+        return
+    post_load.called = True
+    from . import models
 
     models.announce()
 
 
+post_load.called = False
+
 if series.MAY_SKIP_POST_LOAD:
-    from . import controllers, models
+    series.call_when_loaded(__name__.rpartition(".")[2], post_load)

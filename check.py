@@ -127,19 +127,21 @@ def check_server_wide():
     """Whether the addon is loaded by the server."""
     modules = series.server_wide_modules()
     name = __package__.rpartition(".")[2]
-    wanted = [*series.DEFAULT_SERVER_WIDE_MODULES, name]
-    missing = [module for module in wanted if module not in modules]
-    text = f"server_wide_modules = {','.join(modules)}"
+    forgotten = [n for n in series.SERVER_WIDE_MODULES_TO_KEEP if n not in modules]
     advice = ""
-    if name in missing:
+    if name not in modules:
         advice = (
             f"Add {name} to it: otherwise it must be installed in a database, and works"
             " from when that is first used, but not for cron workers that run already."
         )
-    elif missing:
-        advice = f"Stock Odoo has {', '.join(missing)} in it, too: was that intended?"
+    elif forgotten:
+        advice = f"Stock Odoo has {', '.join(forgotten)} in it, too: was that intended?"
     return line(
-        "loading", WARNING if advice else OK, text, advice, server_wide_modules=modules
+        "loading",
+        WARNING if advice else OK,
+        f"server_wide_modules = {','.join(modules)}",
+        advice,
+        server_wide_modules=modules,
     )
 
 
@@ -232,7 +234,7 @@ def misspelt(name, where, meant):
         WARNING,
         f"{name} ({where}) is not read by anybody",
         f"If {meant} is meant, call it so; otherwise remove it.",
-        name=name,
+        option=name,
         meant=meant,
     )
 

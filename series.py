@@ -4,20 +4,40 @@
 override, whatever the series is called.
 """
 
-from odoo.modules.module import initialize_sys_path
+import odoo.modules.loading
+import odoo.modules.module
 from odoo.release import version_info
 from odoo.tools import config
 
-#: The command line of 16.0 and 17.0 imports every addon that has a folder ``cli`` when
-#: a command is named (``odoo server``), before the configuration is read. These count
-#: as loaded from then on, and their ``post_load`` is never called.
-MAY_SKIP_POST_LOAD = version_info[0] in (16, 17)
+#: The series as a number; the first part is "saas~18" between two of them.
+MAJOR = int(str(version_info[0]).rpartition("~")[2])
 
-#: ``rpc`` is one of the default server-wide modules from 19.0 on; who lists these must
-#: not forget it.
-DEFAULT_SERVER_WIDE_MODULES = (
-    ("base", "rpc", "web") if version_info[0] >= 19 else ("base", "web")
-)
+#: The command line of 14.0 to 18.0 imports every addon with a folder ``cli`` when a
+#: command is named (``odoo server``), before the configuration is read. To 17.0 and
+#: 18.0 whatever is imported is loaded: they never call its ``post_load``.
+MAY_SKIP_POST_LOAD = MAJOR in (17, 18)
+
+#: Server-wide modules of stock Odoo which it does not add by itself: who sets
+#: ``server_wide_modules`` must not forget them.
+SERVER_WIDE_MODULES_TO_KEEP = ("rpc",) if MAJOR >= 19 else ()
+
+
+def call_when_loaded(name, callback):
+    """Have Odoo's loader call back when it loads an addon, although it is imported.
+
+    :param str name: the name of the addon
+    :param callback: called without arguments, each time
+    """
+    stock = odoo.modules.module.load_openerp_module
+
+    def load_openerp_module(module_name):
+        stock(module_name)
+        if module_name == name:
+            callback()
+
+    # the one for server-wide modules, the other for those of a database
+    odoo.modules.module.load_openerp_module = load_openerp_module
+    odoo.modules.loading.load_openerp_module = load_openerp_module
 
 
 def parse_config(args):
@@ -27,7 +47,7 @@ def parse_config(args):
     """
     # the method around this one sets up the log, in series where it cannot be told
     config._parse_config(args)
-    initialize_sys_path()
+    odoo.modules.module.initialize_sys_path()
 
 
 def config_file():

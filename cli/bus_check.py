@@ -37,14 +37,14 @@ class Bus_Check(Command):  # 14.0 and 15.0 name the command after the class
 
         series.parse_config(server_arguments)
 
-        from odoo.addons.bus_alt_connection import check
-
         try:
+            from odoo.addons.bus_alt_connection import check
+
             lines = check.check()
         except Exception:
-            # Python's own exit status would be that of a WARNING
             traceback.print_exc()
-            sys.exit(check.STATUSES.index(check.FAILED))
+            # Python's own exit status would be that of a WARNING
+            sys.exit(2)
         status = check.worst(lines)
         if arguments.json:
             print(as_json(status, lines))

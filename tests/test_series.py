@@ -1,0 +1,26 @@
+"""What other series need, as far as this one can show it."""
+
+import odoo.modules.loading
+import odoo.modules.module
+from odoo.tests.common import BaseCase
+
+from .. import post_load, series
+
+
+class TestPostLoad(BaseCase):
+    def test_loader_calls_back_although_the_addon_is_imported(self):
+        modules = (odoo.modules.module, odoo.modules.loading)
+        for module in modules:
+            stock = module.load_openerp_module
+            self.addCleanup(setattr, module, "load_openerp_module", stock)
+        called = []
+        series.call_when_loaded("bus_alt_connection", lambda: called.append(True))
+        for count, module in enumerate(modules, 1):
+            module.load_openerp_module("bus")
+            module.load_openerp_module("bus_alt_connection")
+            self.assertEqual(len(called), count)
+
+    def test_only_the_first_call_announces(self):
+        self.assertTrue(post_load.called)
+        with self.assertNoLogs("odoo.addons.bus_alt_connection"):
+            post_load()
