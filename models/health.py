@@ -1,5 +1,9 @@
 """The answer to "do live messages flow?", for monitoring and readiness probes.
 
+It is given before Odoo looks at the request, and not by a controller: Odoo looks for
+the database first, and behind a pooler waits for it for two minutes (PgBouncer's
+``query_wait_timeout``) when PostgreSQL is away, which is when the answer is wanted.
+
 Without authentication, as Odoo's own ``/websocket/health``. So it tells whether, since
 when and by what means, and nothing that would help an attacker; why, is in the log.
 """
@@ -9,14 +13,14 @@ import logging
 from datetime import datetime, timezone
 from http.client import HTTPConnection, HTTPException
 
+import odoo
 from odoo import http
-from odoo.http import request
 from odoo.tools import config
 
 from .. import series
-from ..models import bus, connection
 from ..state import FAIL
 from ..throttle import Throttle
+from . import bus, connection
 
 _logger = logging.getLogger(__name__)
 
@@ -30,21 +34,28 @@ TIMEOUT = 3
 _unreachable_log = Throttle(_logger)
 
 
-class Health(http.Controller):
-    @http.route(PATH, type="http", auth="none", methods=["GET"], save_session=False)
-    def health(self):
-        if connection.holds_websockets():
-            report = describe(bus.state)
-        else:
-            report = ask_evented_worker(request.httprequest.host)
-        return http.Response(
-            json.dumps(report),
-            status=503 if report["status"] == FAIL else 200,
-            headers=[
-                ("Content-Type", "application/json"),
-                ("Cache-Control", "no-store"),
-            ],
-        )
+def call(self, environ, start_response):
+    """Answer on :data:`PATH`. Replaces ``__call__`` of Odoo's WSGI application.
+
+    :param self: ``odoo.http.root``
+    """
+    is_get = environ.get("REQUEST_METHOD") in ("GET", "HEAD")
+    if environ.get("PATH_INFO") != PATH or not is_get:
+        return call.stock(self, environ, start_response)
+    if connection.holds_websockets():
+        report = describe(bus.state)
+    else:
+        report = ask_evented_worker()
+    body = json.dumps(report).encode()
+    start_response(
+        "503 Service Unavailable" if report["status"] == FAIL else "200 OK",
+        [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+        ],
+    )
+    return [body if environ["REQUEST_METHOD"] == "GET" else b""]
 
 
 def describe(state):
@@ -57,16 +68,13 @@ def describe(state):
     }
 
 
-def ask_evented_worker(host):
-    """Return what the process says that holds the websockets; this one does not know.
-
-    :param str host: the host that was asked for, which may decide on the database
-    """
+def ask_evented_worker():
+    """Return what the process says that holds the websockets, as this one does not."""
     evented = HTTPConnection(
         config["http_interface"] or "localhost", series.evented_port(), timeout=TIMEOUT
     )
     try:
-        evented.request("GET", PATH, headers={"Host": host})
+        evented.request("GET", PATH)
         report = json.load(evented.getresponse())
         return {key: report[key] for key in ("status", "live_messages", "since")}
     except (OSError, HTTPException, ValueError, KeyError, TypeError):
@@ -78,3 +86,32 @@ def ask_evented_worker(host):
         return {"status": FAIL, "live_messages": "unreachable"}
     finally:
         evented.close()
+
+
+def patch():
+    """Override Odoo's WSGI application, once per process."""
+    application = type(getattr(http, "root", None))
+    if missing() or application.__call__ is call:
+        return
+    # of an earlier import of this module, if there was one
+    call.stock = getattr(application.__call__, "stock", application.__call__)
+    application.__call__ = call
+
+
+def announce():
+    """Tell the administrator if nothing was patched."""
+    if missing():
+        _logger.error(
+            "Odoo %s is not served as expected: no %s. Nothing answers on %s.",
+            odoo.release.version,
+            ", ".join(missing()),
+            PATH,
+        )
+
+
+def missing():
+    """Return what we need of Odoo's server and do not find, as a list of names."""
+    return [] if callable(getattr(http, "root", None)) else ["http.root"]
+
+
+patch()
