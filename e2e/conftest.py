@@ -36,6 +36,15 @@ def stack():
 
 
 @pytest.fixture(scope="session")
+def other_cluster(stack):
+    """Another PostgreSQL, with a PgBouncer of its own."""
+    environment = stack.environment
+    other = Stack(environment, environment.data / "other", Ports.free(), fsync=False)
+    with other:
+        yield other
+
+
+@pytest.fixture(scope="session")
 def database(stack):
     stack.create_database("e2e")
     return "e2e"

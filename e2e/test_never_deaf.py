@@ -13,7 +13,7 @@ import pytest
 from client import Sender, User, wait_until
 from probe import Probe
 from proxy import Proxy, listen_in_namespace
-from stack import Ports, Stack, free_ports
+from stack import free_ports
 
 
 def allowed(figure):
@@ -235,14 +235,6 @@ def test_listens_at_the_pooler(stack, database, addon, listeners, record):
             time.sleep(5)
             assert not listeners(server)
         record("points to the pooler", probe.worst, 3)
-
-
-@pytest.fixture(scope="module")
-def other_cluster(stack):
-    environment = stack.environment
-    other = Stack(environment, environment.data / "other", Ports.free(), fsync=False)
-    with other:
-        yield other
 
 
 def test_listens_at_another_cluster(stack, other_cluster, database, addon, record):
