@@ -29,6 +29,11 @@ def wait_until(condition, what, deadline=DEADLINE):
     return result
 
 
+def allowed(figure):
+    """Return the seconds allowed by a test for what takes a quiet machine so many."""
+    return 2 * figure + 1
+
+
 class User:
     """A user who is logged in."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from client import Sender, User, wait_until
+from client import Sender, User, allowed, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "setup"))
@@ -28,7 +28,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def stack():
-    environment = provision.provision()
+    environment = provision.provision(with_test_tools=True)
     with Stack(
         environment, environment.data / "test", Ports.free(), fsync=False
     ) as stack:
@@ -74,6 +74,18 @@ def subscribed(odoo, database):
     websocket = User(odoo, database).websocket("e2e")
     yield websocket
     websocket.close()
+
+
+@pytest.fixture
+def record(record_property):
+    """Keep a figure for the report, and hold it to what is allowed."""
+
+    def record(what, worst, figure):
+        record_property(what, round(worst, 2))
+        print(f"{what}: worst lateness {worst:.2f} s (to reach: {figure} s)")
+        assert worst <= allowed(figure)
+
+    return record
 
 
 @pytest.fixture

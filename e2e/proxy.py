@@ -113,6 +113,11 @@ class _Link:
                 writer.close()
 
 
+def listen_at(proxy):
+    """Return the environment variables with which Odoo listens there."""
+    return {"ODOO_DB_LISTEN_HOST": proxy.host, "ODOO_DB_LISTEN_PORT": str(proxy.port)}
+
+
 def listen_in_namespace(name, host):
     """Return a socket that listens on a free port in a network namespace."""
     sockets = []

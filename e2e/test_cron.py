@@ -5,10 +5,9 @@ import uuid
 
 import psutil
 import pytest
-from client import User, execute, wait_until
+from client import User, allowed, execute, wait_until
 from probe import Probe
-from proxy import Proxy
-from test_never_deaf import allowed, listen_at
+from proxy import Proxy, listen_at
 
 CHANNEL = "cron_trigger"
 

@@ -6,8 +6,7 @@ import psutil
 import pytest
 import requests
 from client import User, wait_until
-from proxy import Proxy
-from test_never_deaf import listen_at
+from proxy import Proxy, listen_at
 
 PATH = "/websocket/bus_alt_connection/health"
 

@@ -1,7 +1,4 @@
-"""Whatever happens to the listening connection, no message is lost or late for long.
-
-Each figure is what a quiet machine reaches; a test allows twice as much and a second.
-"""
+"""Whatever happens to the listening connection, no message is lost or late for long."""
 
 import json
 import os
@@ -10,14 +7,10 @@ import subprocess
 import time
 
 import pytest
-from client import Sender, User, wait_until
+from client import Sender, User, allowed, wait_until
 from probe import Probe
-from proxy import Proxy, listen_in_namespace
+from proxy import Proxy, listen_at, listen_in_namespace
 from stack import free_ports
-
-
-def allowed(figure):
-    return 2 * figure + 1
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +18,6 @@ def proxy(stack):
     """Where the shared server listens."""
     with Proxy(stack.ports.postgres) as proxy:
         yield proxy
-
-
-@pytest.fixture
-def record(record_property):
-    """Keep a figure for the report, and hold it to what is allowed."""
-
-    def record(what, worst, figure):
-        record_property(what, round(worst, 2))
-        print(f"{what}: worst lateness {worst:.2f} s (to reach: {figure} s)")
-        assert worst <= allowed(figure)
-
-    return record
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +38,6 @@ def start(stack, database, addon, env=None, **options):
         env=env,
         **options,
     )
-
-
-def listen_at(place):
-    return {"ODOO_DB_LISTEN_HOST": place.host, "ODOO_DB_LISTEN_PORT": str(place.port)}
 
 
 @pytest.fixture

@@ -72,6 +72,8 @@ class Environment:
     postgres_bin: Path
     pgbouncer: Path
     nginx: Path
+    chromium: Path | None
+    """Only with the test tools."""
 
 
 def tail(path: Path, lines: int = 15) -> str:
@@ -103,8 +105,11 @@ def foreseen_errors() -> Iterator[None]:
         sys.exit(1)
 
 
-def provision() -> Environment:
-    """Make sure that everything is there; takes no time when it is."""
+def provision(with_test_tools: bool = False) -> Environment:
+    """Make sure that everything is there; takes no time when it is.
+
+    The test tools are what the tests and the pictures want beside the servers.
+    """
     if sys.version_info < PYTHON_MINIMUM:
         wanted = ".".join(map(str, PYTHON_MINIMUM))
         raise SetupError(
@@ -114,7 +119,7 @@ def provision() -> Environment:
     _make_state_folder()
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _install_debian_packages()
+        _install_debian_packages(with_test_tools)
         if path := os.environ.get("ODOO_PATH"):
             prefix = Path(path).expanduser().resolve()
         else:
@@ -132,12 +137,13 @@ def provision() -> Environment:
             postgres_bin=_postgres_bin(),
             pgbouncer=_find("pgbouncer"),
             nginx=_find("nginx"),
+            chromium=_find("chromium"),
         )
 
 
-def enter_venv() -> Environment:
+def enter_venv(with_test_tools: bool = False) -> Environment:
     """Provision, and run this very script again in the virtual environment."""
-    environment = provision()
+    environment = provision(with_test_tools)
     if Path(sys.prefix).resolve() != environment.python.parent.parent.resolve():
         sys.stdout.flush()
         os.execv(environment.python, [str(environment.python), *sys.argv])
@@ -190,13 +196,16 @@ def _postgres_bin() -> Path | None:
     return max(folders, key=lambda folder: int(folder.parent.name), default=None)
 
 
-def _install_debian_packages() -> None:
+def _install_debian_packages(with_test_tools: bool) -> None:
     missing = []
     if not _postgres_bin():
         missing.append("postgresql")
-    missing += [name for name in ("pgbouncer", "nginx", "faketime") if not _find(name)]
-    if not _find("ip"):
-        missing.append("iproute2")
+    wanted = ["pgbouncer", "nginx"]
+    if with_test_tools:
+        wanted += ["faketime", "chromium"]
+        if not _find("ip"):
+            missing.append("iproute2")
+    missing += [name for name in wanted if not _find(name)]
     if not importlib.util.find_spec("ensurepip"):
         missing.append("python3-venv")
     if not missing:

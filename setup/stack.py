@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ env.cr.commit()
 
 @dataclass(frozen=True)
 class Ports:
-    """Where PostgreSQL and PgBouncer listen; Odoo and nginx in the demo as well."""
+    """Where PostgreSQL and PgBouncer listen, nginx and the Odoo behind it."""
 
     postgres: int
     pgbouncer: int
@@ -302,7 +302,7 @@ class Stack:
         # Copies, since the servers' user may not be able to read the originals.
         self._install(SETUP / "pg_hba.conf", self._cluster / "pg_hba.conf")
         self._install(SETUP / "pgbouncer.ini", self.folder / "pgbouncer.ini")
-        self._install(SETUP / "nginx.conf", self.folder / "nginx.conf")
+        self._write_nginx_conf()
         self._write_pgbouncer_ini(self.ports.postgres)
         try:
             self.postgres.start()
@@ -432,6 +432,14 @@ class Stack:
             f"* = host={HOST} port={postgres_port}\n"
         )
 
+    def _write_nginx_conf(self) -> None:
+        text = (SETUP / "nginx.conf").read_text()
+        for demo, own in zip(astuple(Ports.demo()), astuple(self.ports), strict=True):
+            text = text.replace(f":{demo};", f":{own};")
+        conf = self.folder / "nginx.conf"
+        conf.write_text(text)
+        self._hand_over(conf)
+
     def _postgres_command(self, cluster: Path, port: int) -> list[str | Path]:
         unsafe = ["fsync", "synchronous_commit", "full_page_writes"]
         return [
@@ -532,6 +540,7 @@ class Odoo:
     - `preload`: load the databases at start (-d) and serve and schedule no others.
       Without it they are only filtered by name (as in odoo.conf), and a prefork server
       survives an outage of the database.
+    - `behind_nginx`: the one that the stack's nginx forwards to.
     - `conf`: the configuration file; everything else is put on top of it by options.
     - `args`, `env`: further options and environment variables, which win.
     """
@@ -545,13 +554,16 @@ class Odoo:
         addon: str | None = "server-wide",
         direct: bool = False,
         preload: bool = True,
+        behind_nginx: bool = False,
         conf: Path = CONF,
         args: list[str] | None = None,
         env: dict[str, str] | None = None,
         name: str | None = None,
     ) -> None:
-        http_port, evented_port = free_ports(2)
         ports = stack.ports
+        http_port, evented_port = free_ports(2)
+        if behind_nginx:
+            http_port, evented_port = ports.odoo, ports.evented
         load = ["base", "rpc", "web"] + [MODULE] * (addon == "server-wide")
         options = [
             f"--db_host={HOST}",
