@@ -60,7 +60,7 @@ class Discuss:
 
     def write(self, text):
         """Send a message."""
-        self._composer.fill(text)
+        self._composer.press_sequentially(text)
         self._composer.press("Enter")
 
     def read(self, text):
