@@ -103,8 +103,28 @@ def test_text(bus_check):
     assert result.output.endswith("\nOK\n")
 
 
+def test_found_by_the_configuration_file_alone(stack, database, tmp_path):
+    """As the README says to call it."""
+    conf = tmp_path / "odoo.conf"
+    port = read_options(CONF)["db_port"]
+    conf.write_text(
+        CONF.read_text().replace(port, str(stack.ports.pgbouncer))
+        + f"addons_path = {stack.environment.addons}\n"
+    )
+    server = stack.odoo(database, env={"ODOO_RC": str(conf)}).server
+    process = subprocess.run(
+        [stack.environment.python, stack.environment.odoo, "bus_check"],
+        env=server.envvars,
+        capture_output=True,
+        text=True,
+    )
+    result = Result(process)
+    assert result.status == OK, result.output
+    assert result.output.endswith("\nOK\n")
+
+
 def test_nothing_is_written(bus_check, sql, reconnect):
-    """It works for roles that cannot write, and none of its connections is left."""
+    """It works for roles that cannot write."""
     roles = ("odoo", "odoo_listen")
     for role in roles:
         sql(f"ALTER ROLE {role} SET default_transaction_read_only = on")
