@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from client import Sender, User, allowed, wait_until
+from proxy import Proxy
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "setup"))
@@ -42,6 +43,13 @@ def other_cluster(stack):
     other = Stack(environment, environment.data / "other", Ports.free(), fsync=False)
     with other:
         yield other
+
+
+@pytest.fixture(scope="module")
+def proxy(stack):
+    """Where a module's server listens, if it wants that to fail."""
+    with Proxy(stack.ports.postgres) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

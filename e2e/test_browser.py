@@ -10,16 +10,9 @@ import pytest
 import requests
 from browser import Discuss, chromium
 from client import User, wait_until
-from proxy import Proxy, listen_at
+from proxy import listen_at
 from stack import HOST
 from test_health import PATH
-
-
-@pytest.fixture(scope="module")
-def proxy(stack):
-    """Where the server listens."""
-    with Proxy(stack.ports.postgres) as proxy:
-        yield proxy
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from client import User, allowed, execute, wait_until
 from probe import Probe
-from proxy import Proxy, listen_at
+from proxy import listen_at
 
 CHANNEL = "cron_trigger"
 
@@ -17,12 +17,6 @@ MODES = {"prefork": 2, "threaded": 0}
 @pytest.fixture(scope="module", params=MODES.values(), ids=MODES)
 def workers(request):
     return request.param
-
-
-@pytest.fixture(scope="module")
-def proxy(stack):
-    with Proxy(stack.ports.postgres) as proxy:
-        yield proxy
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,6 @@ from stack import free_ports
 
 
 @pytest.fixture(scope="module")
-def proxy(stack):
-    """Where the shared server listens."""
-    with Proxy(stack.ports.postgres) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
 def server(stack, database, addon, proxy):
     """A prefork server that listens through the proxy."""
     with start(stack, database, addon, listen_at(proxy)) as server:
