@@ -1,6 +1,7 @@
 """Users in a real browser: Debian's Chromium, driven by Playwright."""
 
 import contextlib
+import time
 
 from client import DEADLINE
 from playwright.sync_api import sync_playwright
@@ -59,9 +60,12 @@ class Discuss:
         page.evaluate("window.isStillThis = true")
 
     def write(self, text):
-        """Send a message."""
+        """Send a message; return when it was sent (``time.monotonic()``)."""
+        # key by key: Odoo may keep what is pasted and sent at once
         self._composer.press_sequentially(text)
+        sent = time.monotonic()
         self._composer.press("Enter")
+        return sent
 
     def read(self, text):
         """Wait until a message is there, without a reload."""
