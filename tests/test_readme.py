@@ -1,10 +1,11 @@
-"""What the README tells administrators about the options is what the code does."""
+"""What the README tells administrators is what the code does."""
 
 import os
 import re
 
 from odoo.tests.common import BaseCase
 
+from ..models.health import PATH
 from ..settings import OPTIONS
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
@@ -39,3 +40,7 @@ class TestReadme(BaseCase):
                 ],
                 path,
             )
+
+    def test_health(self):
+        with open(os.path.join(ROOT, "README.rst"), encoding="utf-8") as file:
+            self.assertIn(f"path: {PATH}, port", file.read())
