@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import multiprocessing
+import operator
 import selectors
 import sys
 import time
@@ -171,10 +172,17 @@ def addon_module(name: str) -> ModuleType:
         stand_in.addons.bus.models.bus.dispatch.is_alive.return_value = False
         stand_in.tools.config.get.return_value = None
         stand_in.evented = False
+        stand_in.release.version_info = (19, 0)
         sys.modules["odoo"] = stand_in
-        sys.modules["odoo.addons.bus.models"] = stand_in.addons.bus.models
-        sys.modules["odoo.service.server"] = stand_in.service.server
-        sys.modules["odoo.tools"] = stand_in.tools
+        for part in (
+            "addons.bus.models",
+            "modules.loading",
+            "modules.module",
+            "release",
+            "service.server",
+            "tools",
+        ):
+            sys.modules[f"odoo.{part}"] = operator.attrgetter(part)(stand_in)
     # The packages' own __init__ would import all of the addon.
     for package, folder in (
         ("bus_alt_connection", ROOT),
