@@ -8,6 +8,7 @@ written to any database.
 import contextlib
 import difflib
 import os
+import re
 import selectors
 import statistics
 import time
@@ -46,8 +47,8 @@ ROUND_TRIP_TIMEOUT = 4.0
 #: and how many of them if it does not tell how many it has.
 MAX_SEARCHED, SEARCHED_BLINDLY = 20, 4
 
-#: Seconds for the pooler to find one of them for us. All that are searched are held
-#: meanwhile, and nobody who wants to send shall have to wait for long.
+#: Seconds for the pooler to find one of them for us, or to take it back. All that are
+#: searched are held meanwhile, and nobody who wants to send is to wait for long.
 SEARCH_TIMEOUT = 0.5
 
 #: What options of ours are taken for that are misspelt; and those of a proposal for the
@@ -81,7 +82,7 @@ def check():
     with contextlib.ExitStack() as roads:
         notify, line = check_notify_road(roads)
         lines.append(line)
-        listen, line = check_listen_road(roads, found)
+        listen, line = check_listen_road(roads, found, notify)
         lines.append(line)
         if notify and listen:
             lines.append(check_round_trip(notify, listen))
@@ -164,11 +165,14 @@ def check_settings(found, problems):
         )
     sources = sorted(found.sources.values())
     if not found.own_endpoint:
+        file = series.config_file()
+        is_readable = os.access(file, os.R_OK)
         return line(
             "settings",
             WARNING,
             "none of db_listen_host, db_listen_port and db_listen_dsn is set, in"
-            f" {series.config_file()} or the environment: Odoo listens through db_host",
+            f" {file}{'' if is_readable else ' (which cannot be read)'} or the"
+            " environment: Odoo listens through db_host",
             "If that is a connection pooler, point them to PostgreSQL itself.",
             sources=sources,
         )
@@ -191,7 +195,7 @@ def check_names(options, environ):
     """Find options that look like ours and are not, so that nobody reads them.
 
     :param options: the names of the options in odoo.conf, Odoo's own among them
-    :param environ: the names of the environment variables
+    :param environ: mapping of environment variables
     :return: list of lines, one for each
     """
     known = {
@@ -203,13 +207,14 @@ def check_names(options, environ):
         meant = looks_like(name, known)
         if meant:
             lines.append(misspelt(name, f"in {series.config_file()}", meant))
-    for variable in sorted(environ):
+    for variable, value in sorted(environ.items()):
         name = variable.lower()
-        has_prefix = name.startswith("odoo_")
-        bare = name[len("odoo_") :] if has_prefix else name
-        meant = looks_like(bare, known)
-        if not has_prefix and bare in known:
-            meant = bare
+        if name.startswith("odoo_"):
+            meant = looks_like(name[len("odoo_") :], known)
+        else:
+            # Kubernetes' variables for a service that is called "db-listen"
+            is_link = value.startswith("tcp://")
+            meant = name if name in known and not is_link else None
         if meant:
             lines.append(
                 misspelt(variable, "in the environment", f"ODOO_{meant.upper()}")
@@ -310,6 +315,9 @@ def check_notify_road(roads):
         text += "a connection pooler (which does not tell Odoo's role its mode)"
     else:
         text += "{pooler} with pool_mode {pool_mode}".format(**pooler)
+    if pooler.get("pool_mode") == "statement":
+        advice = "Odoo needs transactions: set pool_mode = transaction."
+        return road, line(name, FAILED, text, advice, **found)
     return road, line(name, OK, text, **found)
 
 
@@ -321,7 +329,8 @@ def ask_pooler(road):
     params = road.conn.get_dsn_parameters()
     # of that very server, if there is a list
     params = {**connection.road_params("pgbouncer"), **params, "dbname": "pgbouncer"}
-    with contextlib.suppress(ConnectionFailed, *reach.REFUSALS):
+    # KeyError: another pooler's console, with other columns
+    with contextlib.suppress(ConnectionFailed, KeyError, *reach.REFUSALS):
         console, _none = reach.connect(params)
         with contextlib.closing(console):
             [[version]] = reach.query(console, "SHOW VERSION")
@@ -348,22 +357,24 @@ def show(console, what):
         return [dict(zip(names, row)) for row in cr.fetchall()]
 
 
-def check_listen_road(roads, found):
+def check_listen_road(roads, found, notify):
     """The road by which Odoo will listen.
 
     :param found: the settings, or None
-    :return: the first :class:`Road` that is suitable or None, and the line
+    :param notify: the :class:`Road` of Odoo's notifications, or None
+    :return: the :class:`Road` to the server that Odoo will stay with or None, and the
+        line
     """
     name = "LISTEN road"
     if found is None:
         return None, line(name, FAILED, "none, as the settings are wrong")
-    best, texts, advices, servers = None, [], [], []
-    for params in reach.single_servers(found.connection_params()):
+    ways, texts, advices, servers = [], [], {}, []
+    for params in listening_servers(found.connection_params()):
         try:
             road = open_road(roads, params)
         except ConnectionFailed as error:
             texts.append(str(error))
-            advices.append("Correct db_listen_host etc., or have that server answer.")
+            advices[advice_for(str(error))] = True
             servers.append({"error": str(error)})
             continue
         pooled = "pooled" if road.server.is_pooled else "direct"
@@ -371,17 +382,53 @@ def check_listen_road(roads, found):
         texts.append(f"{road}, {pooled}, {kind}")
         servers.append(details(road))
         if not road.server.unsuitable:
-            best = best or road
+            ways.append(road)
         elif road.server.is_pooled:
-            advices.append(road.server.unsuitable)
+            advices[road.server.unsuitable] = True
         else:
             standby = road.server.unsuitable
-    # a standby is as it should be, where there is a primary beside it
+    best = next(iter(ways), None)
+    for road in ways if notify else ():
+        # as it leaves any other server after some seconds
+        if road.server.identity == notify.server.identity:
+            best = road
+    for road in ways:
+        if road.server.identity != best.server.identity:
+            advices[mismatch(road.server.identity, best.server.identity)] = True
     if best is None and not advices:
-        advices = [standby]
+        # beside a primary it is as it should be
+        advices[standby] = True
     status = FAILED if best is None else WARNING if advices else OK
-    advice = " ".join(dict.fromkeys(advices))
-    return best, line(name, status, "; ".join(texts), advice, servers=servers)
+    text, advice = "; ".join(texts), " ".join(advices)
+    return best, line(name, status, text, advice, servers=servers)
+
+
+def listening_servers(params):
+    """Yield the parameters for each server that the settings name, by each address.
+
+    :param dict params: libpq connection parameters
+    """
+    # what this asks of a server is found out here, for each of them
+    params.pop("target_session_attrs", None)
+    for server in reach.single_servers(params):
+        try:
+            yield from reach.addresses(server)
+        except (OSError, UnicodeError):
+            # so that the attempt to connect says why
+            yield server
+
+
+def advice_for(error):
+    """Return what to do about a connection that cannot be had.
+
+    :param str error: why it cannot
+    """
+    if re.search("too many (connections|clients)|remaining connection slots", error):
+        return (
+            "All connections that PostgreSQL or the role may have are in use: raise"
+            " max_connections or the role's CONNECTION LIMIT."
+        )
+    return "Correct db_listen_host etc., or have that server answer."
 
 
 # ----------------------------------------------------------------------
@@ -451,6 +498,7 @@ def check_stray_listens(notify):
     They are looked into all at once, in transactions, as a pooler would give us the
     same one again and again.
     """
+    name = "stray LISTENs"
     count = ask_pooler(notify).get("servers", SEARCHED_BLINDLY)
     found = {}
     with contextlib.ExitStack() as held:
@@ -461,6 +509,13 @@ def check_stray_listens(notify):
                 # the others are in use
                 break
             found[backend_pid] = channels
+    if not found:
+        return line(
+            name,
+            WARNING,
+            "none of the pooler's server connections could be searched",
+            "They are all in use: try again when there is less to do.",
+        )
     strays = {pid: channels for pid, channels in found.items() if channels}
     text = (
         f"on {len(strays)} of the pooler's server connections ({len(found)} searched)"
@@ -474,7 +529,7 @@ def check_stray_listens(notify):
         " RECONNECT on PgBouncer's console."
     )
     return line(
-        "stray LISTENs",
+        name,
         WARNING if strays else OK,
         text,
         advice if strays else "",
@@ -505,7 +560,7 @@ def release(conn):
     PgBouncer closes its server connection if it is left in the middle of one.
     """
     with contextlib.suppress(*reach.REFUSALS):
-        reach.query(conn, "ROLLBACK")
+        reach.query(conn, "ROLLBACK", timeout=SEARCH_TIMEOUT)
     conn.close()
 
 
@@ -520,15 +575,15 @@ def check_cron(is_listening):
     :param bool is_listening: whether there is a server to listen on
     """
     name, count = "cron", config["max_cron_threads"]
-    if not count:
+    if count < 1:
         return line(name, OK, "this server runs no scheduled actions", workers=count)
     workers = f"{count} cron worker{'s' if count > 1 else ''}"
     if cron.missing():
         return line(
             name,
             WARNING,
-            f"left alone on this Odoo, {workers} listen through db_host: triggered"
-            " scheduled actions may start a minute late",
+            f"{workers}, left alone on this Odoo: triggered scheduled actions may start"
+            " a minute late",
             workers=count,
         )
     if not is_listening:

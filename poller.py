@@ -220,9 +220,11 @@ class Poller:
     #: never sent: their sender died between COMMIT and NOTIFY.
     SAFETY_INTERVAL = 30.0
 
-    #: Seconds until a database is read again that could not be read, or six times as
-    #: long as that took: one that hangs does not keep the others waiting all the time.
+    #: Seconds until a database is read again that could not be read, or as many times
+    #: as long as that took as there are databases, up to six: one that hangs does not
+    #: keep the others waiting all the time.
     FAILED_INTERVAL = 2.0
+    MOST_TIMES = 6
 
     #: How many connections are kept open while nobody is known to listen.
     MAX_OPEN = 50
@@ -300,7 +302,8 @@ class Poller:
             )
             self._state.databases[database] = False
             now = time.monotonic()
-            delay = max(self.FAILED_INTERVAL, 6 * (now - started))
+            times = min(len(self._tables), self.MOST_TIMES)
+            delay = max(self.FAILED_INTERVAL, times * (now - started))
             self._due[database] = now + delay
             self._close(database)
             return

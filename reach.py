@@ -10,6 +10,7 @@ itself. It works the same in a thread and in a gevent greenlet.
 """
 
 import ipaddress
+import re
 import selectors
 import socket
 import time
@@ -254,7 +255,12 @@ def _is_address(host):
 
 
 def one_line(text):
-    """Return a message of libpq or PostgreSQL, which has several lines, as one."""
+    """Return a message of libpq or PostgreSQL, which has several lines, as one.
+
+    Without what stands between a colon and an "@": libpq quotes a URI that was put into
+    another option, and with it the password.
+    """
     if isinstance(text, UnicodeDecodeError):
         text = text.object.decode(errors="replace")
-    return " ".join(str(text).split()) or repr(text)
+    line = " ".join(str(text).split()) or repr(text)
+    return re.sub(r':[^\s"]*@', ":***@", line)

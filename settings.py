@@ -165,12 +165,20 @@ def describe(params):
     """
     if "service" in params:
         return f'service "{params["service"]}"'
-    host = params.get("host") or params.get("hostaddr") or "(local socket)"
+
+    def shown(keyword, is_valid, default="(default)"):
+        value = params.get(keyword)
+        if value and not is_valid(value):
+            # one of Odoo's own options, which load() has not looked at
+            return "(not shown: it may hold a password)"
+        return value or default
+
+    host = shown("host", _is_host, params.get("hostaddr") or "(local socket)")
     if params.get("hostaddr", host) != host:
         host += f" ({params['hostaddr']})"
     port = params.get("port", "(default)")
-    database = params.get("dbname", "(default)")
-    user = params.get("user", "(default)")
+    database = shown("dbname", _is_database)
+    user = shown("user", _is_user)
     return f'host "{host}", port {port}, database "{database}", user "{user}"'
 
 

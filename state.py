@@ -50,15 +50,19 @@ class State:
     def health(self):
         """:data:`PASS`, :data:`WARN` or :data:`FAIL`.
 
-        - live messages flow: PASS; by the table alone, or not for every database: WARN
-        - they do not, or nothing is known of them: FAIL. A notification is of no use
-          where the message cannot be read: so it is, too, if no table can be.
+        - live messages flow: PASS; by the table alone, or maybe not for every database:
+          WARN. So it is if NOTIFY arrives and no table can be read: then the server
+          behind is there, and a slow moment or one database that was dropped must not
+          take all of an instance out of service.
+        - they do not, or nothing is known of them: FAIL
         """
         # a copy, since another thread changes it
         readable = list(self.databases.values())
-        if self.name == UNSUPPORTED or (readable and not any(readable)):
+        if self.name == UNSUPPORTED:
             return FAIL
-        return WARN if self.name == FALLBACK or not all(readable) else PASS
+        if self.name == FALLBACK:
+            return FAIL if readable and not any(readable) else WARN
+        return PASS if all(readable) else WARN
 
     def proven(self):
         """A notification has arrived."""

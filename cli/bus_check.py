@@ -5,6 +5,7 @@ configuration. Hence the late and absolute imports.
 """
 
 import argparse
+import configparser
 import json
 import shutil
 import sys
@@ -33,24 +34,47 @@ class Bus_Check(Command):  # 14.0 and 15.0 name the command after the class
         parser.add_argument("--json", action="store_true", help="print JSON")
         arguments, server_arguments = parser.parse_known_args(args)
 
-        from odoo.addons.bus_alt_connection import series
+        # advice has an arrow, and messages of PostgreSQL may have anything in them
+        sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            from odoo.addons.bus_alt_connection import series
 
-        series.parse_config(server_arguments)
-
+            series.parse_config(server_arguments)
+        except (configparser.Error, ValueError) as error:
+            sys.exit(fail(describe(error)))
         try:
             from odoo.addons.bus_alt_connection import check
 
             lines = check.check()
         except Exception:
-            traceback.print_exc()
-            # Python's own exit status would be that of a WARNING
-            sys.exit(2)
+            sys.exit(fail(traceback.format_exc()))
         status = check.worst(lines)
         if arguments.json:
             print(as_json(status, lines))
         else:
             print(as_text(status, lines))
         sys.exit(check.STATUSES.index(status))
+
+
+def fail(message):
+    """Print why nothing could be checked; return the exit status.
+
+    Python's own would be 1, that of a WARNING.
+    """
+    print(message, file=sys.stderr)
+    return 2
+
+
+def describe(error):
+    """Say why Odoo cannot read its configuration.
+
+    Without quoting a line of odoo.conf, which may be one with a password.
+    """
+    text = str(error)
+    if isinstance(error, configparser.ParsingError):
+        numbers = [n for n, _line in getattr(error, "errors", ())] or [error.lineno]
+        text = f"line {', '.join(map(str, numbers))} is not an option"
+    return f"FAILED  Odoo cannot read its configuration: {text}"
 
 
 def as_json(status, lines):
@@ -74,4 +98,6 @@ def as_text(status, lines):
                 rows += textwrap.wrap(
                     text, columns, initial_indent=first, subsequent_indent=indent
                 )
-    return "\n".join([*rows, "", status])
+    text = "\n".join([*rows, "", status])
+    # names of options may have anything in them, terminals obey
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

@@ -201,6 +201,18 @@ def test_one_of_the_listening_servers_is_dead(stack, bus_check):
     assert "20 of 20" in result.find("round trip", "OK")
 
 
+def test_former_primary_is_first(stack, bus_check, other_cluster):
+    """Odoo would leave that, and so it is the other one that counts."""
+    env = {
+        "ODOO_DB_LISTEN_HOST": "127.0.0.1,127.0.0.1",
+        "ODOO_DB_LISTEN_PORT": f"{other_cluster.ports.postgres},{stack.ports.postgres}",
+    }
+    result = run_json(bus_check, env=env)
+    assert result.status == WARNING, result.output
+    assert "another server" in result.find("LISTEN road", "WARNING")
+    assert "20 of 20" in result.find("round trip", "OK")
+
+
 def test_listening_server_is_silent(stack, bus_check):
     with Proxy(stack.ports.postgres) as proxy:
         proxy.black_hole()
@@ -221,6 +233,41 @@ def test_wrong_value(bus_check):
     assert "ODOO_DB_LISTEN_DSN" in result.find("settings", "FAILED")
     # and the other road was looked at all the same
     assert "transaction" in result.find("NOTIFY road", "OK")
+
+
+def test_uri_in_the_place_of_a_host(bus_check):
+    """Its password is not shown, which every Result makes sure of."""
+    uri = "postgresql://odoo:hidden@127.0.0.1:1/postgres"
+    result = run_json(bus_check, args=[f"--db_host={uri}"])
+    assert result.status == FAILED
+    assert "may hold a password" in result.find("NOTIFY road", "FAILED")
+
+
+def test_line_that_is_not_an_option(bus_check, tmp_path):
+    conf = tmp_path / "odoo.conf"
+    conf.write_text("[options]\ndb_listen_password hidden\n")
+    result = run_json(bus_check, conf=conf)
+    assert result.status == FAILED
+    assert "line 2" in result.output
+
+
+def test_terminal_of_another_encoding(bus_check):
+    env = {"PYTHONIOENCODING": "latin-1", "ODOO_DB_LISTEN_PORT": "1"}
+    result = bus_check(env=env)
+    assert result.status == FAILED
+    assert "Correct db_listen_host" in " ".join(result.output.split())
+
+
+def test_pooler_in_statement_mode(stack, bus_check, pooled):
+    with pooled("pgbouncer").cursor() as cr:
+        cr.execute("SET pool_mode = 'statement'")
+    try:
+        result = run_json(bus_check)
+    finally:
+        stack.pgbouncer.stop()
+        stack.pgbouncer.start()
+    assert result.status == FAILED
+    assert "pool_mode = transaction" in result.find("NOTIFY road", "FAILED")
 
 
 def test_pooler_is_dead(bus_check):

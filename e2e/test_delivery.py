@@ -3,8 +3,10 @@
 import uuid
 
 import psutil
+import requests
 from client import Sender, User, wait_until
 from stack import CONF, read_options
+from test_health import PATH
 
 
 def test_chat(odoo, database):
@@ -117,5 +119,8 @@ def test_installed_before_the_start(stack, database, addon):
     if addon:
         server.check("--init=bus_alt_connection", "--stop-after-init", "--no-http")
     with server:
-        websocket = User(server, "e2e_installed").websocket("e2e")
+        user = User(server, "e2e_installed")
+        # the evented worker knows nothing of the addon yet, which is no failure
+        assert requests.get(server.url + PATH, timeout=60).status_code != 503
+        websocket = user.websocket("e2e")
         websocket.receive(Sender(stack, "e2e_installed").send("e2e"))

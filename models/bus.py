@@ -67,7 +67,6 @@ def loop(self):
             target=poller.run, name=f"{__name__}.Poller", daemon=True
         ).start()
         if connection.listen_settings() is None:
-            state.unproven("the settings are wrong, see above")
             odoo_bus.stop_event.wait()
             return
         listener = connection.make_listener(
@@ -235,6 +234,8 @@ def announce():
             ", ".join(missing()),
         )
         return
+    if connection.listen_settings() is None:
+        state.unproven("the settings are wrong, see above")
     _logger.log(
         logging.INFO if connection.holds_websockets() else logging.DEBUG,
         "Bus patched (ImDispatch.loop): it will listen on %s.",

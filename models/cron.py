@@ -29,6 +29,7 @@ import odoo
 from odoo.service import server as odoo_server
 from odoo.tools import config
 
+from ..reach import one_line
 from ..settings import DEFAULT_DATABASE
 from ..throttle import Throttle
 from . import connection
@@ -168,7 +169,7 @@ def cron_database_list():
         _away_log.log(
             logging.WARNING,
             "The databases with scheduled actions cannot be listed: %s",
-            " ".join(str(error).split()),
+            one_line(error),
         )
     return cron_database_list.known
 
@@ -184,7 +185,7 @@ def process_spawn(self):
         _away_log.log(
             logging.WARNING,
             "No worker can be spawned while the database is away: %s",
-            " ".join(str(error).split()),
+            one_line(error),
         )
 
 
@@ -208,7 +209,7 @@ def announce():
     if missing():
         _logger.error(
             "The scheduled actions of Odoo %s are not run as expected: no %s. They are "
-            "left as they are, and listen through db_host.",
+            "left as they are.",
             odoo.release.version,
             ", ".join(missing()),
         )

@@ -10,6 +10,7 @@ when and by what means, and nothing that would help an attacker; why, is in the 
 
 import json
 import logging
+import time
 from datetime import datetime, timezone
 from http.client import HTTPConnection, HTTPException
 
@@ -18,7 +19,7 @@ from odoo import http
 from odoo.tools import config
 
 from .. import series
-from ..state import FAIL
+from ..state import FAIL, PASS, STARTING
 from ..throttle import Throttle
 from . import bus, connection
 
@@ -30,6 +31,12 @@ PATH = "/websocket/bus_alt_connection/health"
 #: Seconds for the evented worker to answer an HTTP worker; it takes milliseconds. Most
 #: probes give up after 1 to 10 s.
 TIMEOUT = 3
+
+#: Seconds for which an HTTP worker does not ask again when there was no answer: whoever
+#: asks very often keeps it from its work for 3 s in 13 at the most.
+PATIENCE = 10
+
+UNREACHABLE = {"status": FAIL, "live_messages": "unreachable"}
 
 _unreachable_log = Throttle(_logger)
 
@@ -70,12 +77,18 @@ def describe(state):
 
 def ask_evented_worker():
     """Return what the process says that holds the websockets, as this one does not."""
+    if time.monotonic() < ask_evented_worker.not_before:
+        return UNREACHABLE
     evented = HTTPConnection(
         config["http_interface"] or "localhost", series.evented_port(), timeout=TIMEOUT
     )
     try:
         evented.request("GET", PATH)
-        report = json.load(evented.getresponse())
+        response = evented.getresponse()
+        if response.status == 404:
+            # merely installed, and there no database was used that has it
+            return {"status": PASS, "live_messages": STARTING}
+        report = json.load(response)
         return {key: report[key] for key in ("status", "live_messages", "since")}
     except (OSError, HTTPException, ValueError, KeyError, TypeError):
         _unreachable_log.log(
@@ -83,9 +96,13 @@ def ask_evented_worker():
             "The evented worker does not tell whether live messages flow",
             exc_info=True,
         )
-        return {"status": FAIL, "live_messages": "unreachable"}
+        ask_evented_worker.not_before = time.monotonic() + PATIENCE
+        return UNREACHABLE
     finally:
         evented.close()
+
+
+ask_evented_worker.not_before = float("-inf")
 
 
 def patch():

@@ -27,7 +27,7 @@ class TestHealth(BaseCase):
         self.assertEqual(self.report(), "pass")
         self.assertEqual(self.report(True, True), "pass")
         self.assertEqual(self.report(True, False), "warn")
-        self.assertEqual(self.report(False, False), "fail")
+        self.assertEqual(self.report(False, False), "warn")
 
     def test_fallback(self):
         self.state.unproven("secret")

@@ -3,6 +3,7 @@
 from odoo.tests.common import BaseCase
 
 from .. import settings
+from ..reach import one_line
 
 ODOO = {
     "db_host": "pooler",
@@ -267,3 +268,14 @@ class TestSettings(BaseCase):
         self.assertNotIn("hidden", repr(found))
         self.assertNotIn("hidden", str(found))
         self.assertNotIn("hidden", repr(found.sources))
+
+    def test_no_password_of_odoos_own_options(self):
+        """Which nobody has checked: a URI in db_host, say, which libpq quotes, too."""
+        uri = "postgresql://odoo:hid@den@pooler/postgres"
+        for params in ({"host": uri}, {"user": "odoo:hidden@pooler"}, {"dbname": uri}):
+            text = settings.describe(params)
+            self.assertIn("not shown", text)
+            self.assertNotIn("hid", text)
+        error = one_line(f'could not translate host name "{uri}" to address:\n unknown')
+        self.assertNotIn("hid", error)
+        self.assertIn('@pooler/postgres" to address: unknown', error)
