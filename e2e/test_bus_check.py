@@ -80,6 +80,20 @@ def reconnect(pooled):
     return execute
 
 
+@pytest.fixture
+def set_pgbouncer(stack, pooled):
+    """Change a setting of PgBouncer until the end of the test."""
+
+    def execute(name, value):
+        with pooled("pgbouncer").cursor() as cr:
+            cr.execute(f"SET {name} = '{value}'")
+
+    yield execute
+    # what is in force is its file again
+    stack.pgbouncer.stop()
+    stack.pgbouncer.start()
+
+
 def test_all_is_right(bus_check):
     result = run_json(bus_check)
     assert result.status == OK, result.output
@@ -258,14 +272,9 @@ def test_terminal_of_another_encoding(bus_check):
     assert "Correct db_listen_host" in " ".join(result.output.split())
 
 
-def test_pooler_in_statement_mode(stack, bus_check, pooled):
-    with pooled("pgbouncer").cursor() as cr:
-        cr.execute("SET pool_mode = 'statement'")
-    try:
-        result = run_json(bus_check)
-    finally:
-        stack.pgbouncer.stop()
-        stack.pgbouncer.start()
+def test_pooler_in_statement_mode(bus_check, set_pgbouncer):
+    set_pgbouncer("pool_mode", "statement")
+    result = run_json(bus_check)
     assert result.status == FAILED
     assert "pool_mode = transaction" in result.find("NOTIFY road", "FAILED")
 
@@ -347,14 +356,9 @@ def test_stray_listen(bus_check, pooled, reconnect):
     assert result.status == OK, result.output
 
 
-def test_role_may_not_ask_the_console(stack, bus_check, pooled):
+def test_role_may_not_ask_the_console(bus_check, set_pgbouncer):
     """Then nothing is said of the pool's mode, and the rest is found all the same."""
-    with pooled("pgbouncer").cursor() as cr:
-        cr.execute("SET admin_users = 'nobody'")
-    try:
-        result = run_json(bus_check)
-    finally:
-        stack.pgbouncer.stop()
-        stack.pgbouncer.start()
+    set_pgbouncer("admin_users", "nobody")
+    result = run_json(bus_check)
     assert result.status == OK, result.output
     assert "does not tell" in result.find("NOTIFY road", "OK")
