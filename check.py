@@ -80,10 +80,9 @@ def check():
     lines = [check_odoo(), check_server_wide(), check_settings(found, problems)]
     lines += check_names(config.options, os.environ)
     with contextlib.ExitStack() as roads:
-        notify, line = check_notify_road(roads)
-        lines.append(line)
-        listen, line = check_listen_road(roads, found, notify)
-        lines.append(line)
+        notify, of_notify = check_notify_road(roads)
+        listen, of_listen = check_listen_road(roads, found, notify)
+        lines += [of_notify, of_listen]
         if notify and listen:
             lines.append(check_round_trip(notify, listen))
         if notify and notify.server.is_pooled:
