@@ -333,7 +333,7 @@ def ask_pooler(road):
         console, _none = reach.connect(params)
         with contextlib.closing(console):
             [[version]] = reach.query(console, "SHOW VERSION")
-            for pool in show(console, "POOLS"):
+            for pool in show_pools(console):
                 of_road = road.conn.info.dbname, road.conn.info.user
                 if (pool["database"], pool["user"]) == of_road:
                     servers = sum(
@@ -347,10 +347,10 @@ def ask_pooler(road):
     return {}
 
 
-def show(console, what):
-    """Return a table of PgBouncer's console as a list of dicts."""
+def show_pools(console):
+    """Return the pools, as told by PgBouncer's console (list of dicts)."""
     with console.cursor() as cr:
-        cr.execute(f"SHOW {what}")
+        cr.execute("SHOW POOLS")
         reach.complete(console, reach.DEFAULT_TIMEOUT)
         names = [column.name for column in cr.description]
         return [dict(zip(names, row)) for row in cr.fetchall()]

@@ -49,10 +49,8 @@ class Bus_Check(Command):  # 14.0 and 15.0 name the command after the class
         except Exception:
             sys.exit(fail(traceback.format_exc()))
         status = check.worst(lines)
-        if arguments.json:
-            print(as_json(status, lines))
-        else:
-            print(as_text(status, lines))
+        text = as_json(status, lines) if arguments.json else as_text(status, lines)
+        sys.stdout.write(text + "\n")
         sys.exit(check.STATUSES.index(status))
 
 
@@ -61,7 +59,7 @@ def fail(message):
 
     Python's own would be 1, that of a WARNING.
     """
-    print(message, file=sys.stderr)
+    sys.stderr.write(message + "\n")
     return 2
 
 
