@@ -381,6 +381,22 @@ class Stack:
         finally:
             connection.close()
 
+    def add_role(self, name: str) -> None:
+        """Let in another role like odoo, with its privileges and its password.
+
+        PostgreSQL forgets the permission to connect with the next `start()`.
+        """
+        if (name,) not in self.execute("SELECT rolname FROM pg_roles"):
+            self.execute(
+                sql.SQL("CREATE ROLE {} LOGIN IN ROLE odoo PASSWORD {}").format(
+                    sql.Identifier(name), sql.Literal(self._passwords["odoo"])
+                )
+            )
+        with (self._cluster / "pg_hba.conf").open("a") as hba:
+            hba.write(f"host all {name} {HOST}/32 scram-sha-256\n")
+        self.execute("SELECT pg_reload_conf()")
+        self._write_userlist()
+
     def template(self) -> str:
         """A database with Discuss and two users, made once, to be copied."""
         finished = f"SELECT 1 FROM pg_database WHERE datname = '{TEMPLATE}'"
@@ -521,12 +537,17 @@ class Stack:
                     sql.Identifier(role), sql.Literal(password)
                 )
             )
-        [(verifier,)] = self.execute(
-            "SELECT rolpassword FROM pg_authid WHERE rolname = 'odoo'"
+        self._write_userlist()
+
+    def _write_userlist(self) -> None:
+        """Tell PgBouncer of the role odoo and of those that have its privileges."""
+        verifiers = self.execute(
+            "SELECT rolname, rolpassword FROM pg_authid"
+            " WHERE NOT rolsuper AND pg_has_role(oid, 'odoo', 'MEMBER')"
         )
         userlist = self.folder / "userlist.txt"
         userlist.touch(mode=0o600)
-        userlist.write_text(f'"odoo" "{verifier}"\n')
+        userlist.write_text("".join(f'"{name}" "{x}"\n' for name, x in verifiers))
         self._hand_over(userlist)
 
 

@@ -29,6 +29,12 @@ def summarize(results: Figures) -> Figures:
         summary["listening"] = summarize_listening(results["listening"]["turns"])
         summary["memory"] = summarize_memory(results["memory"]["samples"])
         summary["catch_up"] = summarize_catch_up(results["catch_up"]["turns"])
+    if "connections" in results:
+        measured = results["connections"]
+        summary["sweep"] = summarize_connections(measured["sweep"])
+        summary["comparison"] = summarize_connections(measured["comparison"])
+        summary["reload"] = measured["reload"]
+        summary["tenants"] = measured["tenants"]
     if "faults" in results:
         summary["faults"] = summarize_faults(results["faults"])
     return {**summary, "targets": targets(summary)}
@@ -49,6 +55,14 @@ def render(results: Figures) -> str:
             render_listening(results["listening"]["loops"], summary["listening"]),
             render_memory(summary["memory"]),
             render_catch_up(results["catch_up"], summary["catch_up"]),
+        ]
+    if "connections" in results:
+        titles = results["connections"]["titles"]
+        parts += [
+            render_sweep(titles, summary["sweep"]),
+            render_comparison(titles, summary["comparison"]),
+            render_reload(summary["reload"]),
+            render_tenants(summary["tenants"]),
         ]
     if "faults" in results:
         parts.append(render_faults(results["faults"], summary["faults"]))
@@ -216,6 +230,153 @@ def render_catch_up(measured: Figures, summary: list[Figures]) -> str:
 
 
 # ----------------------------------------------------------------------
+# Connections
+# ----------------------------------------------------------------------
+
+WITHOUT_POOLER = {
+    "default_pool_size": None,
+    "reserve_pool_size": None,
+    "min_pool_size": None,
+    "server_idle_timeout": None,
+}
+
+
+def summarize_connections(measured: Figures) -> list[Figures]:
+    """Return a row for each number of workers and contender."""
+    rows = []
+    for rest in measured["rests"]:
+        of_workers = [
+            turn for turn in measured["turns"] if turn["workers"] == rest["workers"]
+        ]
+        mine = [x for x in of_workers if x["contender"] == rest["contender"]]
+        p50 = {
+            name: column(of_workers, "p50_ms", contender=name)
+            for name in unique(of_workers, "contender")
+        }
+        row = {
+            **rest,
+            "most": max(column(mine, "most")),
+            "requests": sum(column(mine, "requests")),
+            "failed": sum(column(mine, "failed")),
+            **{x: middle(column(mine, x)) for x in ("p50_ms", "p99_ms", "per_s")},
+        }
+        for ratio, base in (("p50_ratio", "a"), ("default_ratio", "default")):
+            if base in p50:
+                row[ratio] = paired(operator.truediv, p50[rest["contender"]], p50[base])
+        rows.append(row)
+    return rows
+
+
+def settings_cells(settings: Figures | None) -> list[str]:
+    return [
+        shown((settings or WITHOUT_POOLER)[name], "g", "-") for name in WITHOUT_POOLER
+    ]
+
+
+def kept_cells(row: Figures) -> list[str]:
+    """Return what is said of a contender's connections and requests."""
+    return [
+        *(str(row[name]) for name in ("before", "most", "after")),
+        shown(row["p50_ms"], ".0f"),
+        shown(row["p99_ms"], ".0f"),
+        shown(row["per_s"], ".0f"),
+        f"{row['failed']} of {row['requests'] + row['failed']}",
+        shown(row["p50_ratio"]),
+    ]
+
+
+KEPT = ["before", "most", "after 60 s", "p50 ms", "p99 ms", "per s", "failed"]
+
+
+def render_sweep(titles: dict[str, str], summary: list[Figures]) -> str:
+    rows = [
+        [
+            titles[row["contender"]],
+            *settings_cells(row["settings"]),
+            *kept_cells(row),
+            shown(row["default_ratio"]),
+        ]
+        for row in summary
+    ]
+    header = ["PgBouncer", "pool", "reserve", "min", "idle s", *KEPT]
+    return (
+        "Connections kept by PostgreSQL, by PgBouncer's settings:"
+        f" {summary[0]['workers']} workers, bursts of 20 clients\n\n"
+        + table([*header, "p50 / (a)", "p50 / default"], rows)
+    )
+
+
+def render_comparison(titles: dict[str, str], summary: list[Figures]) -> str:
+    rows = []
+    for row in summary:
+        name = row["contender"]
+        rows.append(
+            [
+                str(row["workers"]) if name == "a" else "",
+                f"({name}) {titles[name]}",
+                *kept_cells(row),
+            ]
+        )
+    header = ["workers", "server", *KEPT, "p50 / (a)"]
+    return (
+        "Connections kept by PostgreSQL, by workers: PgBouncer as in"
+        " setup/pgbouncer.ini\n\n" + table(header, rows, left=2)
+    )
+
+
+def render_reload(turns: list[Figures]) -> str:
+    rows = [
+        [
+            turn["title"],
+            *settings_cells(turn["settings"]),
+            f"{turn['failed']} of {turn['requests'] + turn['failed']}",
+            shown(turn["worst_ms"] and turn["worst_ms"] / 1000, ".1f"),
+            str(turn["most"]),
+        ]
+        for turn in turns
+    ]
+    header = ["", "pool", "reserve", "min", "idle s"]
+    header += ["failed", "slowest s", "connections"]
+    return (
+        "Requests while all workers load the registry, as after a module's update\n\n"
+        + table(header, rows)
+    )
+
+
+def render_tenants(measured: list[Figures]) -> str:
+    rows = []
+    for way in measured:
+        name = "stock, direct" if way["direct"] else "addon, capped"
+        for tenant in way["tenants"]:
+            rows.append(
+                [
+                    name,
+                    tenant["role"],
+                    "-" if way["direct"] else str(tenant["cap"]),
+                    str(tenant["most"]),
+                    f"{tenant['failed']} of {tenant['requests'] + tenant['failed']}",
+                    f"{tenant['delivered']} of {tenant['posted']}",
+                ]
+            )
+            name = ""
+        if not way["direct"]:
+            rows.append(["", "odoo_listen", "-", str(way["listening"]), "", ""])
+        limit = f"{way['max_connections']} *"
+        rows.append(["", "all", limit, str(way["most"]), "", ""])
+    refusals = ", ".join(
+        f"{x['refusals']} {'stock, direct' if x['direct'] else 'addon, capped'}"
+        for x in measured
+    )
+    header = ["", "role", "cap", "most connections", "requests failed", "live messages"]
+    return (
+        "Two instances at once, each with more workers and clients than its cap\n\n"
+        f"{table(header, rows, left=2)}\n"
+        "* max_connections, of which superusers have 3, and ours takes one\n"
+        f"Connections refused by PostgreSQL: {refusals}"
+    )
+
+
+# ----------------------------------------------------------------------
 # Faults
 # ----------------------------------------------------------------------
 
@@ -285,6 +446,8 @@ def render_faults(faults: Figures, summary: list[Figures]) -> str:
 
 def targets(summary: Figures) -> list[Figures]:
     found = delivery_targets(summary) if "delivery" in summary else []
+    if "comparison" in summary:
+        found += connections_targets(summary)
     if "faults" in summary:
         worst = [row["seconds"] / row["to_reach"] for row in summary["faults"]]
         name = "worst lateness / to reach, of any fault"
@@ -310,6 +473,45 @@ def delivery_targets(summary: Figures) -> list[Figures]:
         target(
             "queries to catch up / to wake all", queries[0] / queries[1], at_most, 0.1
         ),
+    ]
+
+
+def connections_targets(summary: Figures) -> list[Figures]:
+    workers = max(column(summary["comparison"], "workers"))
+    direct, ours = (
+        next(
+            row
+            for row in summary["comparison"]
+            if row["workers"] == workers and row["contender"] == name
+        )
+        for name in ("a", "b")
+    )
+    of = f"with {workers} workers"
+    [reload] = column(summary["reload"], "failed", contender="b")
+    [capped] = [way for way in summary["tenants"] if not way["direct"]]
+    share = max(tenant["most"] / tenant["cap"] for tenant in capped["tenants"])
+    live = min(
+        tenant["delivered"] / max(1, tenant["posted"]) for tenant in capped["tenants"]
+    )
+    at_most, at_least = operator.le, operator.ge
+    return [
+        target(
+            f"(b) / (a) connections 60 s after bursts, {of}",
+            ours["after"] / direct["after"],
+            at_most,
+            0.5,
+        ),
+        target(
+            f"(b) / (a) most connections in a burst, {of}",
+            ours["most"] / direct["most"],
+            at_most,
+            0.75,
+        ),
+        target(f"(b) / (a) p50 of requests, {of}", ours["p50_ratio"], at_most, 1.3),
+        target("(b) failed while all load the registry", reload, at_most, 0),
+        target("capped instances: connections / cap", share, at_most, 1),
+        target("capped instances: refusals", capped["refusals"], at_most, 0),
+        target("capped instances: live messages", live, at_least, 1),
     ]
 
 
