@@ -1,10 +1,13 @@
 """What the answer over HTTP says of each state, and how Odoo is patched."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from odoo import http
 from odoo.tests.common import BaseCase
 
+from .. import series
 from ..models import health
 from ..state import State
 
@@ -40,6 +43,56 @@ class TestHealth(BaseCase):
         self.state.unsupported()
         self.assertEqual(self.report(), "fail")
         self.assertEqual(health.describe(self.state)["live_messages"], "unsupported")
+
+
+class TestEventedWorker(BaseCase):
+    """An HTTP worker asks the evented one, here a server that says what it is told."""
+
+    def setUp(self):
+        super().setUp()
+        self.asked = 0
+        self.answer = 200, {"status": "pass", "live_messages": "listening", "since": 0}
+        test = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                test.asked += self.path == health.PATH
+                status, report = test.answer
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(report).encode())
+
+            def log_message(self, *args):
+                """Log nothing."""
+
+        server = HTTPServer(("localhost", 0), Handler)
+        self.addCleanup(server.server_close)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(server.shutdown)
+        self.addCleanup(setattr, series, "evented_port", series.evented_port)
+        series.evented_port = lambda: server.server_port
+        self.addCleanup(setattr, health.ask_evented_worker, "not_before", 0)
+
+    def test_its_answer_is_passed_on(self):
+        self.answer = 503, {"status": "fail", "live_messages": "x", "since": 0, "y": 1}
+        found = health.ask_evented_worker()
+        self.assertEqual(found, {"status": "fail", "live_messages": "x", "since": 0})
+
+    def test_it_does_not_know_the_addon_yet(self):
+        self.answer = 404, "<html>"
+        self.assertEqual(health.ask_evented_worker()["status"], "pass")
+
+    def test_it_is_not_asked_again_at_once_if_it_does_not_answer(self):
+        self.answer = 500, "<html>"
+        with self.assertLogs(health._logger, "WARNING"):
+            self.assertEqual(health.ask_evented_worker(), health.UNREACHABLE)
+        self.answer = 200, {"status": "pass", "live_messages": "listening", "since": 0}
+        self.assertEqual(health.ask_evented_worker(), health.UNREACHABLE)
+        self.assertEqual(self.asked, 1)
+        health.ask_evented_worker.not_before = 0
+        self.assertEqual(health.ask_evented_worker()["status"], "pass")
 
 
 class TestPatch(BaseCase):
