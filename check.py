@@ -169,9 +169,7 @@ def check_settings(found, problems):
         return line(
             "settings",
             WARNING,
-            "none of db_listen_host, db_listen_port and db_listen_dsn is set, in"
-            f" {file}{'' if is_readable else ' (which cannot be read)'} or the"
-            " environment: Odoo listens through db_host",
+            settings.NO_ENDPOINT + ("" if is_readable else f" {file} cannot be read."),
             "If that is a connection pooler, point them to PostgreSQL itself.",
             sources=sources,
         )
@@ -261,10 +259,8 @@ def open_road(roads, params):
 def describe(conn):
     """Say where a connection leads to, and by what."""
     tls = conn.info.ssl_attribute("protocol") if conn.info.ssl_in_use else "no TLS"
-    # Debian's says in parentheses that it is Debian's
-    version = conn.get_parameter_status("server_version").split()[0]
     where = settings.describe(conn.get_dsn_parameters())
-    return f"{where}, {tls}: PostgreSQL {version}"
+    return f"{where}, {tls}: PostgreSQL {reach.server_version(conn)}"
 
 
 def details(road):
@@ -272,7 +268,7 @@ def details(road):
     params = road.conn.get_dsn_parameters()
     return {
         **{key: params.get(key) for key in ("host", "port", "dbname", "user")},
-        "server_version": road.conn.get_parameter_status("server_version"),
+        "server_version": reach.server_version(road.conn),
         "tls": road.conn.info.ssl_in_use,
         "pooled": road.server.is_pooled,
         "standby": road.server.is_standby,
@@ -367,13 +363,14 @@ def check_listen_road(roads, found, notify):
     name = "LISTEN road"
     if found is None:
         return None, line(name, FAILED, "none, as the settings are wrong")
-    ways, texts, advices, servers = [], [], {}, []
+    suitable, texts, advices, servers = [], [], [], []
     for params in listening_servers(found.connection_params()):
         try:
             road = open_road(roads, params)
         except ConnectionFailed as error:
             texts.append(str(error))
-            advices[advice_for(str(error))] = True
+            is_at_pooler = notify and notify.server.is_pooled and not found.own_endpoint
+            advices.append(AT_POOLER if is_at_pooler else advice_for(str(error)))
             servers.append({"error": str(error)})
             continue
         pooled = "pooled" if road.server.is_pooled else "direct"
@@ -381,24 +378,24 @@ def check_listen_road(roads, found, notify):
         texts.append(f"{road}, {pooled}, {kind}")
         servers.append(details(road))
         if not road.server.unsuitable:
-            ways.append(road)
+            suitable.append(road)
         elif road.server.is_pooled:
-            advices[road.server.unsuitable] = True
+            advices.append(road.server.unsuitable)
         else:
             standby = road.server.unsuitable
-    best = next(iter(ways), None)
-    for road in ways if notify else ():
+    best = next(iter(suitable), None)
+    for road in suitable if notify else ():
         # as it leaves any other server after some seconds
         if road.server.identity == notify.server.identity:
             best = road
-    for road in ways:
+    for road in suitable:
         if road.server.identity != best.server.identity:
-            advices[mismatch(road.server.identity, best.server.identity)] = True
+            advices.append(mismatch(road.server.identity, best.server.identity))
     if best is None and not advices:
         # beside a primary it is as it should be
-        advices[standby] = True
+        advices.append(standby)
     status = FAILED if best is None else WARNING if advices else OK
-    text, advice = "; ".join(texts), " ".join(advices)
+    text, advice = "; ".join(texts), " ".join(dict.fromkeys(advices))
     return best, line(name, status, text, advice, servers=servers)
 
 
@@ -417,17 +414,36 @@ def listening_servers(params):
             yield server
 
 
+#: What to do about a pooler that does not even let the listening role in.
+AT_POOLER = (
+    "That is where db_host and db_port lead, a connection pooler: point db_listen_host"
+    " and db_listen_port to PostgreSQL itself."
+)
+
+#: What to do about a connection that cannot be had, by what PostgreSQL says.
+ADVICES = {
+    "too many (connections|clients)|remaining connection slots": (
+        "All connections that PostgreSQL or the role may have are in use: raise"
+        " max_connections or the role's CONNECTION LIMIT."
+    ),
+    "pg_hba.conf|permission denied for database": (
+        "Correct db_listen_user or db_listen_name, or let that role in there by"
+        " pg_hba.conf and GRANT CONNECT."
+    ),
+    "authentication failed|no password": (
+        "Correct db_listen_user and db_listen_password."
+    ),
+    "database .* does not exist": "Correct db_listen_name.",
+    "": "Correct db_listen_host and db_listen_port, or have that server answer.",
+}
+
+
 def advice_for(error):
     """Return what to do about a connection that cannot be had.
 
     :param str error: why it cannot
     """
-    if re.search("too many (connections|clients)|remaining connection slots", error):
-        return (
-            "All connections that PostgreSQL or the role may have are in use: raise"
-            " max_connections or the role's CONNECTION LIMIT."
-        )
-    return "Correct db_listen_host etc., or have that server answer."
+    return next(a for pattern, a in ADVICES.items() if re.search(pattern, error))
 
 
 # ----------------------------------------------------------------------
@@ -516,9 +532,7 @@ def check_stray_listens(notify):
             "They are all in use: try again when there is less to do.",
         )
     strays = {pid: channels for pid, channels in found.items() if channels}
-    text = (
-        f"on {len(strays)} of the pooler's server connections ({len(found)} searched)"
-    )
+    text = f"on {len(strays)} of {len(found)} server connections of the pooler"
     text += "".join(
         f", backend pid {pid}: {', '.join(channels)}"
         for pid, channels in strays.items()

@@ -288,7 +288,7 @@ class Listener:
                 'Listening on "%s": %s, PostgreSQL %s, backend pid %d.',
                 self._channel,
                 describe(conn.get_dsn_parameters()),
-                conn.get_parameter_status("server_version"),
+                reach.server_version(conn),
                 conn.get_backend_pid(),
             )
         self._state.proven()

@@ -165,6 +165,11 @@ def examine(conn, wait=wait):
     return Server((started, database), is_pooled, is_standby)
 
 
+def server_version(conn):
+    """Return the version of PostgreSQL, without what Debian adds to it."""
+    return conn.get_parameter_status("server_version").split()[0]
+
+
 class Road:
     """A connection that is opened when it is needed, and again after an error.
 

@@ -128,20 +128,14 @@ class Settings:
     :param dict params: libpq connection parameters, the password among them
     :param dict sources: for each of our options that is set, where it was set
     :param int max_age: seconds after which the connection is replaced; 0: never
+    :param bool own_endpoint: whether they lead elsewhere than db_host and db_port
     """
 
-    def __init__(self, params, sources, max_age):
+    def __init__(self, params, sources, max_age, own_endpoint):
         self.params = params
         self.sources = sources
         self.max_age = max_age
-
-    @property
-    def own_endpoint(self):
-        """Whether a listening host, port or DSN is set, rather than Odoo's own."""
-        return any(
-            name in self.sources
-            for name in ("db_listen_host", "db_listen_port", "db_listen_dsn")
-        )
+        self.own_endpoint = own_endpoint
 
     def connection_params(self):
         """Return the parameters for a connection of the running process.
@@ -236,7 +230,18 @@ def load(get, environ, config_file):
         )
     if problems:
         raise SettingsError(problems)
-    return Settings(params, sources, int(max_age))
+    odoo_endpoint = {"host": _value(get("db_host")), "port": _value(get("db_port"))}
+    own_endpoint = "service" in params or any(
+        params.get(keyword) != value for keyword, value in odoo_endpoint.items()
+    )
+    return Settings(params, sources, int(max_age), own_endpoint)
+
+
+#: What is the matter if there is no endpoint of our own.
+NO_ENDPOINT = (
+    "db_listen_host, db_listen_port and db_listen_dsn are unset or lead to db_host and"
+    " db_port: Odoo listens there, as without this addon."
+)
 
 
 def _parse(dsn):

@@ -170,6 +170,16 @@ def test_listens_at_the_pooler(stack, bus_check):
     assert "a minute late" in result.find("cron", "WARNING")
 
 
+def test_listens_at_the_pooler_with_a_role_of_its_own(stack, bus_check):
+    """Which the pooler does not know: it is not the password that is wrong."""
+    env = {"ODOO_DB_LISTEN_PORT": str(stack.ports.pgbouncer)}
+    result = run_json(bus_check, env=env)
+    assert result.status == FAILED
+    assert "lead to db_host" in result.find("settings", "WARNING")
+    found = result.find("LISTEN road", "FAILED")
+    assert "authentication failed" in found and "a connection pooler: point" in found
+
+
 def test_listens_at_another_cluster(bus_check, other_cluster):
     env = {"ODOO_DB_LISTEN_PORT": str(other_cluster.ports.postgres)}
     result = run_json(bus_check, env=env)
@@ -238,7 +248,8 @@ def test_listening_server_is_silent(stack, bus_check):
 def test_wrong_password(bus_check):
     result = run_json(bus_check, env={"ODOO_DB_LISTEN_PASSWORD": "hidden"})
     assert result.status == FAILED
-    assert "authentication failed" in result.find("LISTEN road", "FAILED")
+    found = result.find("LISTEN road", "FAILED")
+    assert "authentication failed" in found and "db_listen_password" in found
 
 
 def test_wrong_value(bus_check):
@@ -298,7 +309,7 @@ def test_nothing_set(bus_check, tmp_path):
     conf = conf_without_listening(tmp_path)
     result = run_json(bus_check, env=UNSET, conf=conf)
     assert result.status == FAILED
-    assert "none of db_listen_host" in result.find("settings", "WARNING")
+    assert "are unset or lead to" in result.find("settings", "WARNING")
     assert "connection pooler" in result.find("LISTEN road", "FAILED")
 
 

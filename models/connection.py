@@ -49,9 +49,8 @@ def listen_settings():
         return None
     if holds_websockets() and not found.own_endpoint:
         _logger.warning(
-            "None of db_listen_host, db_listen_port and db_listen_dsn is set: Odoo "
-            "listens through db_host, as without this addon. If that is a connection "
-            "pooler, point them to PostgreSQL itself."
+            "%s If that is a connection pooler, point them to PostgreSQL itself.",
+            settings.NO_ENDPOINT,
         )
     return found
 

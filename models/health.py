@@ -10,12 +10,14 @@ when and by what means, and nothing that would help an attacker; why, is in the 
 
 import json
 import logging
+import threading
 import time
 from datetime import datetime, timezone
 from http.client import HTTPConnection, HTTPException
 
 import odoo
 from odoo import http
+from odoo.service import server as odoo_server
 from odoo.tools import config
 
 from .. import series
@@ -49,6 +51,7 @@ def call(self, environ, start_response):
     is_get = environ.get("REQUEST_METHOD") in ("GET", "HEAD")
     if environ.get("PATH_INFO") != PATH or not is_get:
         return call.stock(self, environ, start_response)
+    forget_last_request()
     if connection.holds_websockets():
         report = describe(bus.state)
     else:
@@ -63,6 +66,13 @@ def call(self, environ, start_response):
         ],
     )
     return [body if environ["REQUEST_METHOD"] == "GET" else b""]
+
+
+def forget_last_request():
+    """Make Odoo's log not take this one for a part of what the thread did before."""
+    vars(threading.current_thread()).pop("dbname", None)
+    if hasattr(odoo_server, "thread_local"):
+        odoo_server.thread_local.rpc_model_method = ""
 
 
 def describe(state):

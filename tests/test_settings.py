@@ -45,6 +45,14 @@ class TestSettings(BaseCase):
             dbname="postgres",
         )
 
+    def test_where_odoo_goes_already_is_no_endpoint_of_our_own(self):
+        same = {"db_listen_host": "pooler", "db_listen_port": "6432"}
+        self.assertFalse(load(**same).own_endpoint)
+        self.assertFalse(load(db_listen_dsn="host=pooler port=6432").own_endpoint)
+        self.assertTrue(load(db_listen_dsn="host=pooler").own_endpoint)
+        self.assertTrue(load(db_listen_port="5432").own_endpoint)
+        self.assertTrue(load(db_listen_dsn="service=pg").own_endpoint)
+
     def test_no_host_at_all_is_the_local_socket(self):
         found = load(db_host=False, db_port=False)
         self.assertParams(found, host=None, port=None)
