@@ -688,13 +688,6 @@ class Odoo:
         too, is in `stdout` of the result unless `kwargs` (of subprocess.run) differ.
         """
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        command = [str(self.stack.environment.python), str(self.stack.environment.odoo)]
-        if args and not args[0].startswith("-"):
-            # The addons path has to come first for a command of an addon.
-            if self._addons_path in self._options:
-                command.append(self._addons_path)
-            command.append(args[0])
-            args = args[1:]
         defaults: dict[str, Any] = {
             "cwd": self.stack.folder,
             "env": self.server.envvars,
@@ -704,7 +697,18 @@ class Odoo:
         }
         if "input" not in kwargs:
             defaults["stdin"] = subprocess.DEVNULL
-        return subprocess.run([*command, *self._options, *args], **(defaults | kwargs))
+        return subprocess.run(self.command_line(*args), **(defaults | kwargs))
+
+    def command_line(self, *args: str) -> list[str]:
+        """Return what `run()` runs."""
+        command = [str(self.stack.environment.python), str(self.stack.environment.odoo)]
+        if args and not args[0].startswith("-"):
+            # The addons path has to come first for a command of an addon.
+            if self._addons_path in self._options:
+                command.append(self._addons_path)
+            command.append(args[0])
+            args = args[1:]
+        return [*command, *self._options, *args]
 
     def check(self, *args: str, **kwargs: Any) -> str:
         """`run()` which must succeed; returns the output."""
