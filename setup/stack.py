@@ -210,6 +210,22 @@ class Standby(PostgreSQL):
     promote: Callable[[], None]
 
 
+class PgBouncer(Server):
+    """One in front of a stack's PostgreSQL, by an ini in the stack's folder."""
+
+    def __init__(self, stack: Stack, ini: str, port: int, log: str) -> None:
+        super().__init__(
+            "PgBouncer",
+            [stack.environment.pgbouncer, ini],
+            port,
+            stack.logs / log,
+            stack.environment.server_user,
+            cwd=stack.folder,
+            # PgBouncer 1.18 ends so on SIGTERM.
+            expected_returncode=1,
+        )
+
+
 class OdooServer(Server):
     """Has started when all its URLs answer."""
 
@@ -264,19 +280,8 @@ class Stack:
             environment.server_user,
             cwd=folder,
         )
-        self.pgbouncer = Server(
-            "PgBouncer",
-            [
-                environment.pgbouncer,
-                "pgbouncer.ini" if self.is_demo else "pgbouncer_ports.ini",
-            ],
-            ports.pgbouncer,
-            self.logs / "pgbouncer.log",
-            environment.server_user,
-            cwd=folder,
-            # PgBouncer 1.18 ends so on SIGTERM.
-            expected_returncode=1,
-        )
+        ini = "pgbouncer.ini" if self.is_demo else "pgbouncer_ports.ini"
+        self.pgbouncer = PgBouncer(self, ini, ports.pgbouncer, "pgbouncer.log")
         self.nginx = Server(
             "nginx",
             [environment.nginx, "-p", folder, "-e", "stderr", "-c", "nginx.conf"],

@@ -19,7 +19,7 @@ import psycopg2
 import requests
 import websocket
 from provision import SETUP
-from stack import CONF, HOST, Server, Stack, free_ports, read_options
+from stack import CONF, HOST, PgBouncer, Stack, free_ports, read_options
 
 from .delivery import User
 from .figures import percentile
@@ -183,7 +183,7 @@ def burst(clients: list[Client], seconds: float) -> dict[str, Any]:
     }
 
 
-class Pooler(Server):
+class Pooler(PgBouncer):
     """A PgBouncer of its own, by one of the files in setup/ and some lines on top."""
 
     def __init__(self, stack: Stack, name: str, conf: str, *lines: str) -> None:
@@ -193,16 +193,7 @@ class Pooler(Server):
         # The included file ends within its section [pgbouncer].
         ini = [f"%include {conf}", f"listen_port = {port}", *lines, ""]
         (stack.folder / f"{name}.ini").write_text("\n".join(ini))
-        super().__init__(
-            "PgBouncer",
-            [stack.environment.pgbouncer, f"{name}.ini"],
-            port,
-            stack.logs / f"{name}.log",
-            stack.environment.server_user,
-            cwd=stack.folder,
-            # PgBouncer 1.18 ends so on SIGTERM.
-            expected_returncode=1,
-        )
+        super().__init__(stack, f"{name}.ini", port, f"{name}.log")
 
     def settings(self) -> dict[str, float]:
         """Return those of `SETTINGS` that are in force."""
