@@ -205,6 +205,9 @@ def _install_debian_packages(with_test_tools: bool) -> None:
         wanted += ["faketime", "chromium"]
         if not _find("ip"):
             missing.append("iproute2")
+        # Of the Node.js that Playwright brings along.
+        if not list(Path("/usr/lib").glob("*/libatomic.so.1")):
+            missing.append("libatomic1")
     missing += [name for name in wanted if not _find(name)]
     if not importlib.util.find_spec("ensurepip"):
         missing.append("python3-venv")
