@@ -23,7 +23,6 @@ class State:
       nobody has subscribed to anything; :data:`UNSUPPORTED`: Odoo's own dispatcher was
       left alone, nothing is known of it
     - ``since``: when that began (``time.time()``, seconds)
-    - ``last_proof``: when a notification arrived last (``time.monotonic()``), or None
     - ``reconnects``: how many connections were lost
     - ``last_error``: why the last one was lost or could not be had (str), or None
     - ``databases``: for each database with subscribers, whether its bus table could be
@@ -36,7 +35,6 @@ class State:
         self.on_change = on_change
         self.name = STARTING
         self.since = time.time()
-        self.last_proof = None
         self.reconnects = 0
         self.last_error = None
         self.databases = {}
@@ -66,7 +64,6 @@ class State:
 
     def proven(self):
         """A notification has arrived."""
-        self.last_proof = time.monotonic()
         self._change(LISTENING)
 
     def unproven(self, reason):
