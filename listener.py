@@ -28,7 +28,7 @@ from . import reach
 from .canary import TOKEN_PREFIX, CanarySender, Deaf, Watch
 from .reach import REFUSALS, ConnectionFailed, Unsuitable, one_line
 from .settings import describe
-from .state import State
+from .state import FALLBACK, State
 from .throttle import Throttle
 
 _logger = logging.getLogger(__name__)
@@ -372,7 +372,7 @@ class Listener:
             for other in self._watches.values():
                 other.sent(canary)
         wait = watch.check(now)
-        if watch.is_expired(now) and self._state.is_listening:
+        if watch.is_expired(now) and self._state.name != FALLBACK:
             reason = f"nothing came for {watch.EXPIRY:.0f} s"
             self._is_announced &= not self._expired_log.log(
                 logging.WARNING,

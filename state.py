@@ -58,9 +58,9 @@ class State:
         readable = list(self.databases.values())
         if self.name == UNSUPPORTED:
             return FAIL
-        if self.name == FALLBACK:
-            return FAIL if readable and not any(readable) else WARN
-        return PASS if all(readable) else WARN
+        if not self.is_listening and readable and not any(readable):
+            return FAIL
+        return PASS if self.name != FALLBACK and all(readable) else WARN
 
     def proven(self):
         """A notification has arrived."""

@@ -24,6 +24,7 @@ class TestHealth(BaseCase):
 
     def test_starting(self):
         self.assertEqual(self.report(), "pass")
+        self.assertEqual(self.report(False), "fail")
 
     def test_listening(self):
         self.state.proven()

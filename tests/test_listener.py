@@ -14,6 +14,7 @@ from odoo.tools import config
 
 from .. import listener, reach
 from ..models.connection import listen_settings
+from ..state import FALLBACK, State
 
 #: Seconds to wait for what must happen; generous, as no test depends on speed.
 DEADLINE = 30
@@ -123,6 +124,33 @@ class TestListener(BaseCase):
         self.assertFalse(thread.is_alive())
         self.assertIn("refused", logs.output[0])
         self.assertNotIn("Traceback", logs.output[0])
+
+    def test_what_was_never_proven_expires_too(self):
+        """It listens, but no canary can be sent: that is no state to start from."""
+
+        def send_canary(payload):
+            raise reach.ConnectionFailed("the pooler does not know the database")
+
+        self.addCleanup(setattr, listener.Watch, "EXPIRY", listener.Watch.EXPIRY)
+        listener.Watch.EXPIRY = 0.5
+        changed = threading.Event()
+        state = State(on_change=changed.set)
+        tested = listener.Listener(
+            self.params,
+            CHANNEL,
+            None,
+            lambda: None,
+            state=state,
+            send_canary=send_canary,
+        )
+        thread = threading.Thread(target=tested.run, daemon=True)
+        with self.assertLogs(listener._logger, "WARNING") as logs:
+            thread.start()
+            self.assertTrue(changed.wait(DEADLINE))
+            tested.stop()
+            thread.join(DEADLINE)
+        self.assertEqual(state.name, FALLBACK)
+        self.assertIn("nothing came for", logs.output[0])
 
     def test_pooler_is_refused(self):
         if (config["db_host"], str(config["db_port"])) == (
