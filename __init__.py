@@ -1,5 +1,7 @@
-from . import cli
 from . import series
+
+if series.COMMANDS_ARE_IMPORTED:
+    from . import cli
 
 
 def post_load():

@@ -13,9 +13,13 @@ from odoo.tools import config
 MAJOR = int(str(version_info[0]).rpartition("~")[2])
 
 #: The command line of 14.0 to 18.0 imports every addon with a folder ``cli`` when a
-#: command is named (``odoo server``), before the configuration is read. To 17.0 and
-#: 18.0 whatever is imported is loaded: they never call its ``post_load``.
-MAY_SKIP_POST_LOAD = MAJOR in (17, 18)
+#: command is named (``odoo server``), before the configuration is read; a command is
+#: there if that has imported it. From 19.0 on the file of the command is enough.
+COMMANDS_ARE_IMPORTED = MAJOR < 19
+
+#: To 17.0 and 18.0, and maybe to versions between 16.0 and 17.0, whatever is imported
+#: is loaded: they never call its ``post_load``.
+MAY_SKIP_POST_LOAD = MAJOR in (16, 17, 18)
 
 #: Server-wide modules of stock Odoo which it does not add by itself: who sets
 #: ``server_wide_modules`` must not forget them.

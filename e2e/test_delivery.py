@@ -121,6 +121,9 @@ def test_installed_before_the_start(stack, database, addon):
     with server:
         user = User(server, "e2e_installed")
         # the evented worker knows nothing of the addon yet, which is no failure
-        assert requests.get(server.url + PATH, timeout=60).status_code != 503
+        wait_until(
+            lambda: "starting" in requests.get(server.url + PATH, timeout=60).text,
+            "the answer of the HTTP worker that has loaded the addon",
+        )
         websocket = user.websocket("e2e")
         websocket.receive(Sender(stack, "e2e_installed").send("e2e"))

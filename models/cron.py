@@ -27,10 +27,8 @@ from psycopg2.pool import PoolError
 
 import odoo
 from odoo.service import server as odoo_server
-from odoo.tools import config
 
 from ..reach import one_line
-from ..settings import DEFAULT_DATABASE
 from ..throttle import Throttle
 from . import connection
 
@@ -153,7 +151,7 @@ class SqlDb:
         return getattr(odoo.sql_db, name)
 
     def db_connect(self, database):
-        if database != (config.get("db_system") or DEFAULT_DATABASE):
+        if database != connection.notify_database():
             return odoo.sql_db.db_connect(database)
         return SimpleNamespace(cursor=CronCursor)
 

@@ -30,12 +30,14 @@ _logger = logging.getLogger(__name__)
 #: Below the path that a reverse proxy sends to the evented worker anyway.
 PATH = "/websocket/bus_alt_connection/health"
 
-#: Seconds for the evented worker to answer an HTTP worker; it takes milliseconds. Most
-#: probes give up after 1 to 10 s.
-TIMEOUT = 3
+METHODS = ("GET", "HEAD")
+
+#: Seconds for each step of the evented worker's answer to an HTTP worker: to connect,
+#: and to answer. They take milliseconds; most probes give up after 1 to 10 s.
+TIMEOUT = 2
 
 #: Seconds for which an HTTP worker does not ask again when there was no answer: whoever
-#: asks very often keeps it from its work for 3 s in 13 at the most.
+#: asks very often keeps it from its work for 2 * 2 s in 14.
 PATIENCE = 10
 
 UNREACHABLE = {"status": FAIL, "live_messages": "unreachable"}
@@ -48,8 +50,7 @@ def call(self, environ, start_response):
 
     :param self: ``odoo.http.root``
     """
-    is_get = environ.get("REQUEST_METHOD") in ("GET", "HEAD")
-    if environ.get("PATH_INFO") != PATH or not is_get:
+    if environ.get("PATH_INFO") != PATH or environ["REQUEST_METHOD"] not in METHODS:
         return call.stock(self, environ, start_response)
     forget_last_request()
     if connection.holds_websockets():

@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from odoo import http
+from odoo.service import server as odoo_server
 from odoo.tests.common import BaseCase
 
 from .. import series
@@ -111,3 +112,51 @@ class TestPatch(BaseCase):
         with self.assertLogs(health._logger, "ERROR") as logs:
             health.announce()
         self.assertIn("no http.root", logs.output[0])
+
+
+class TestCall(BaseCase):
+    """What Odoo's WSGI application does now."""
+
+    def setUp(self):
+        super().setUp()
+        thread = threading.current_thread()
+        if hasattr(thread, "dbname"):
+            self.addCleanup(setattr, thread, "dbname", thread.dbname)
+
+    def request(self, method, path=health.PATH):
+        """Return the status, the body, and whether stock Odoo was called."""
+        statuses, passed_on = [], []
+        self.addCleanup(setattr, health.call, "stock", health.call.stock)
+        health.call.stock = lambda *args: passed_on.append(args) or []
+        body = health.call(
+            http.root,
+            {"REQUEST_METHOD": method, "PATH_INFO": path},
+            lambda status, headers: statuses.append((status, dict(headers))),
+        )
+        return statuses, b"".join(body), bool(passed_on)
+
+    def test_get_and_head(self):
+        [(status, headers)], body, passed_on = self.request("GET")
+        self.assertTrue(status.startswith(("200", "503")))
+        self.assertEqual(int(headers["Content-Length"]), len(body))
+        self.assertIn("status", json.loads(body))
+        self.assertFalse(passed_on)
+        [(_status, head_headers)], nothing, passed_on = self.request("HEAD")
+        self.assertEqual((nothing, passed_on), (b"", False))
+        self.assertEqual(head_headers, headers)
+
+    def test_everything_else_is_for_odoo(self):
+        for method, path in (
+            ("POST", health.PATH),
+            ("GET", health.PATH + "/"),
+            ("GET", "/websocket/health"),
+        ):
+            self.assertEqual(self.request(method, path), ([], b"", True))
+
+    def test_the_request_before_is_forgotten(self):
+        thread = threading.current_thread()
+        thread.dbname = "before"
+        odoo_server.thread_local.rpc_model_method = "res.users.write"
+        self.request("GET")
+        self.assertFalse(hasattr(thread, "dbname"))
+        self.assertEqual(odoo_server.thread_local.rpc_model_method, "")
