@@ -85,7 +85,7 @@ def check():
         lines += [of_notify, of_listen]
         if notify and listen:
             lines.append(check_round_trip(notify, listen))
-        if notify and notify.server.is_pooled:
+        if notify and notify.server.is_pooled and of_notify.status != FAILED:
             lines.append(check_stray_listens(notify))
     lines.append(check_cron(bool(listen)))
     return lines
@@ -148,7 +148,7 @@ def check_server_wide():
 def load_settings():
     """Return the settings, or None and the list of problems."""
     try:
-        return settings.load(config.get, os.environ, series.config_file()), []
+        return connection.load_settings(), []
     except settings.SettingsError as error:
         return None, error.problems
 
@@ -307,7 +307,7 @@ def check_notify_road(roads):
     found.update(pooler)
     text = f"{road}, through "
     if not pooler:
-        text += "a connection pooler (which does not tell Odoo's role its mode)"
+        text += "a connection pooler (whose mode Odoo's role is not told)"
     else:
         text += "{pooler} with pool_mode {pool_mode}".format(**pooler)
     if pooler.get("pool_mode") == "statement":
@@ -324,22 +324,24 @@ def ask_pooler(road):
     params = road.conn.get_dsn_parameters()
     # of that very server, if there is a list
     params = {**connection.road_params("pgbouncer"), **params, "dbname": "pgbouncer"}
-    # KeyError: another pooler's console, with other columns
+    # KeyError: another pooler's console, with other columns; no pool is a ValueError
     with contextlib.suppress(ConnectionFailed, KeyError, *reach.REFUSALS):
         console, _none = reach.connect(params)
         with contextlib.closing(console):
             [[version]] = reach.query(console, "SHOW VERSION")
-            for pool in show_pools(console):
-                of_road = road.conn.info.dbname, road.conn.info.user
-                if (pool["database"], pool["user"]) == of_road:
-                    servers = sum(
-                        int(pool[key]) for key in ("sv_active", "sv_idle", "sv_used")
-                    )
-                    return {
-                        "pooler": version,
-                        "pool_mode": pool["pool_mode"],
-                        "servers": servers,
-                    }
+            pools = [
+                pool
+                for pool in show_pools(console)
+                if pool["database"] == road.conn.info.dbname
+            ]
+            # of our role, unless the pooler connects as another one for it
+            pool = min(pools, key=lambda pool: pool["user"] != road.conn.info.user)
+            servers = ("sv_active", "sv_idle", "sv_used")
+            return {
+                "pooler": version,
+                "pool_mode": pool["pool_mode"],
+                "servers": sum(int(pool[key]) for key in servers),
+            }
     return {}
 
 
@@ -384,13 +386,15 @@ def check_listen_road(roads, found, notify):
         else:
             standby = road.server.unsuitable
     best = next(iter(suitable), None)
-    for road in suitable if notify else ():
-        # as it leaves any other server after some seconds
-        if road.server.identity == notify.server.identity:
-            best = road
-    for road in suitable:
-        if road.server.identity != best.server.identity:
-            advices.append(mismatch(road.server.identity, best.server.identity))
+    if notify:
+        there = notify.server.identity
+        # it leaves any other server after some seconds
+        best = next((r for r in suitable if r.server.identity == there), best)
+        advices += [
+            mismatch(road.server.identity, best.server.identity)
+            for road in suitable
+            if road.server.identity != best.server.identity
+        ]
     if best is None and not advices:
         # beside a primary it is as it should be
         advices.append(standby)
@@ -515,21 +519,24 @@ def check_stray_listens(notify):
     """
     name = "stray LISTENs"
     count = ask_pooler(notify).get("servers", SEARCHED_BLINDLY)
-    found = {}
+    found, error = {}, None
     with contextlib.ExitStack() as held:
-        for _number in range(min(count, MAX_SEARCHED)):
+        # one at least, as it may have none just now
+        for _number in range(min(max(count, 1), MAX_SEARCHED)):
             try:
                 backend_pid, channels = hold_server_connection(held)
-            except (ConnectionFailed, *reach.REFUSALS):
-                # the others are in use
+            except (ConnectionFailed, *reach.REFUSALS) as refusal:
+                # the others are in use, most likely
+                error = refusal
                 break
             found[backend_pid] = channels
     if not found:
         return line(
             name,
             WARNING,
-            "none of the pooler's server connections could be searched",
-            "They are all in use: try again when there is less to do.",
+            "none of the pooler's server connections could be searched: "
+            + one_line(error),
+            "They may all be in use: try again when there is less to do.",
         )
     strays = {pid: channels for pid, channels in found.items() if channels}
     text = f"on {len(strays)} of {len(found)} server connections of the pooler"

@@ -263,9 +263,9 @@ def one_line(text):
     """Return a message of libpq or PostgreSQL, which has several lines, as one.
 
     Without what stands between a colon and an "@": libpq quotes a URI that was put into
-    another option, and with it the password.
+    another option, and with it the password, which may have blanks.
     """
     if isinstance(text, UnicodeDecodeError):
         text = text.object.decode(errors="replace")
     line = " ".join(str(text).split()) or repr(text)
-    return re.sub(r':[^\s"]*@', ":***@", line)
+    return re.sub(r':(?! )[^"]*@', ":***@", line)

@@ -94,6 +94,9 @@ SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 #: Database on which Odoo sends NOTIFY where the series has no ``db_system``.
 DEFAULT_DATABASE = "postgres"
 
+#: What libpq takes if there is none.
+DEFAULT_PORT = "5432"
+
 #: What the connection asks of libpq unless ``db_listen_dsn`` says otherwise.
 CONNECTION_DEFAULTS = {
     # seconds for one attempt at one server; a TCP SYN is repeated after 1 and 3 s,
@@ -230,10 +233,10 @@ def load(get, environ, config_file):
         )
     if problems:
         raise SettingsError(problems)
-    odoo_endpoint = {"host": _value(get("db_host")), "port": _value(get("db_port"))}
-    own_endpoint = "service" in params or any(
-        params.get(keyword) != value for keyword, value in odoo_endpoint.items()
-    )
+    odoo_endpoint = _value(get("db_host")), _value(get("db_port")) or DEFAULT_PORT
+    endpoint = params.get("host"), params.get("port", DEFAULT_PORT)
+    is_elsewhere = "service" in params or "hostaddr" in params
+    own_endpoint = is_elsewhere or endpoint != odoo_endpoint
     return Settings(params, sources, int(max_age), own_endpoint)
 
 

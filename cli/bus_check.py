@@ -46,8 +46,10 @@ class Bus_Check(Command):  # 14.0 and 15.0 name the command after the class
             from odoo.addons.bus_alt_connection import check
 
             lines = check.check()
-        except Exception:
-            sys.exit(fail(traceback.format_exc()))
+        except Exception as error:
+            # without its message, which may quote a connection string
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            sys.exit(fail(f"{frames}FAILED  {type(error).__name__}"))
         status = check.worst(lines)
         text = as_json(status, lines) if arguments.json else as_text(status, lines)
         sys.stdout.write(text + "\n")

@@ -59,10 +59,14 @@ class Discuss:
         # lost if the page is loaded again
         page.evaluate("window.isStillThis = true")
 
-    def write(self, text):
-        """Send a message; return when it was sent (``time.monotonic()``)."""
+    def write(self, text, just_before=lambda: None):
+        """Send a message; return when it was sent (``time.monotonic()``).
+
+        :param just_before: called when it is typed, and not sent yet
+        """
         # key by key: Odoo may keep what is pasted and sent at once
         self._composer.press_sequentially(text)
+        just_before()
         sent = time.monotonic()
         self._composer.press("Enter")
         return sent

@@ -36,12 +36,15 @@ def users(stack, server, database):
         yield [Discuss(browser, url, login, channel) for login in ("admin", "demo")]
 
 
-def chat(users, record, what):
-    """Have each write to the other; record how long the slower one took."""
+def chat(users, record, what, just_before=lambda: None):
+    """Have each write to the other; record how long the slower one took.
+
+    :param just_before: called before each message is sent
+    """
     worst = 0
     for writer, reader in (users, reversed(users)):
         text = f"Hello {uuid.uuid4()}"
-        sent = writer.write(text)
+        sent = writer.write(text, just_before)
         reader.read(text)
         worst = max(worst, time.monotonic() - sent)
     record(f"chat {what}", worst, 2)
@@ -54,8 +57,15 @@ def test_chat(users, record):
 def test_chat_after_the_listening_backend_was_killed(
     server, users, sql, listening, record
 ):
-    sql("SELECT pg_terminate_backend(%s)", listening(server))
-    chat(users, record, "just after the listening backend was killed")
+    killed = []
+
+    def kill():
+        killed.append(listening(server, other_than=killed))
+        sql("SELECT pg_terminate_backend(%s)", killed[-1])
+
+    chat(users, record, "just after the listening backend was killed", kill)
+    listening(server, other_than=killed)
+    assert len(killed) == 2
 
 
 def test_chat_in_fallback(server, users, proxy, listening, record):

@@ -372,4 +372,4 @@ def test_role_may_not_ask_the_console(bus_check, set_pgbouncer):
     set_pgbouncer("admin_users", "nobody")
     result = run_json(bus_check)
     assert result.status == OK, result.output
-    assert "does not tell" in result.find("NOTIFY road", "OK")
+    assert "is not told" in result.find("NOTIFY road", "OK")

@@ -31,6 +31,15 @@ def holds_websockets():
     return odoo.evented or not config["workers"]
 
 
+def load_settings():
+    """Read the settings.
+
+    :rtype: settings.Settings
+    :raise settings.SettingsError: if they are wrong
+    """
+    return settings.load(config.get, os.environ, series.config_file())
+
+
 @functools.lru_cache(maxsize=None)
 def listen_settings():
     """Return the settings of this process (:class:`~..settings.Settings`).
@@ -39,7 +48,7 @@ def listen_settings():
     configuration. None if they are wrong; the administrator is told.
     """
     try:
-        found = settings.load(config.get, os.environ, series.config_file())
+        found = load_settings()
     except settings.SettingsError as error:
         for problem in error.problems if holds_websockets() else ():
             _logger.error(

@@ -52,6 +52,9 @@ class TestSettings(BaseCase):
         self.assertTrue(load(db_listen_dsn="host=pooler").own_endpoint)
         self.assertTrue(load(db_listen_port="5432").own_endpoint)
         self.assertTrue(load(db_listen_dsn="service=pg").own_endpoint)
+        unset = {"db_host": False, "db_port": False}
+        self.assertFalse(load(db_listen_port="5432", **unset).own_endpoint)
+        self.assertTrue(load(db_listen_dsn="hostaddr=10.0.0.5", **unset).own_endpoint)
 
     def test_no_host_at_all_is_the_local_socket(self):
         found = load(db_host=False, db_port=False)
@@ -279,7 +282,7 @@ class TestSettings(BaseCase):
 
     def test_no_password_of_odoos_own_options(self):
         """Which nobody has checked: a URI in db_host, say, which libpq quotes, too."""
-        uri = "postgresql://odoo:hid@den@pooler/postgres"
+        uri = "postgresql://odoo:hid@d hiden@pooler/postgres"
         for params in ({"host": uri}, {"user": "odoo:hidden@pooler"}, {"dbname": uri}):
             text = settings.describe(params)
             self.assertIn("not shown", text)
