@@ -1,4 +1,4 @@
-from . import series
+from .models import series
 
 if series.COMMANDS_ARE_IMPORTED:
     from . import cli
@@ -6,15 +6,10 @@ if series.COMMANDS_ARE_IMPORTED:
 
 def post_load():
     """Override Odoo, now that it has read its configuration."""
-    if post_load.called:
-        return
-    post_load.called = True
-    from . import models
+    from .models import patches
 
-    models.announce()
+    patches.announce()
 
-
-post_load.called = False
 
 if series.MAY_SKIP_POST_LOAD:
     series.call_when_loaded(__name__.rpartition(".")[2], post_load)

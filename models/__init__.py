@@ -1,11 +1,5 @@
-from . import connection
-from . import bus
-from . import cron
-from . import health
+"""What of Odoo is overridden, and all that we know of Odoo. Start reading in bus.py.
 
-
-def announce():
-    """Tell the administrator, in the log, what was patched and where it will listen."""
-    bus.announce()
-    cron.announce()
-    health.announce()
+Nothing is imported here: :mod:`.series` is wanted before Odoo has read its
+configuration, all the rest only afterwards (:mod:`.patches`).
+"""

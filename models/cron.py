@@ -8,235 +8,213 @@ And stock Odoo does not survive the loss of that connection: the thread ends for
 the worker exits, and the master stops altogether if it cannot spawn another one while
 the database is away.
 
-The loops of stock Odoo stay as they are. They get another connection:
-:class:`CronConnection` looks like the one they know, never fails, and is fed by a
-:class:`~..listener.Listener`. That, and two guards for when the database is away, is
-all that we reach into ``odoo/service/server.py``.
+The loops of stock Odoo stay as they are, on a connection that never fails
+(:mod:`.handed`), and is fed by a :class:`~..listening.listener.Listener`. That, and two
+guards for when the database is away, is all that we reach into
+``odoo/service/server.py``.
 """
 
-import collections
+from __future__ import annotations
+
 import logging
-import socket
 import threading
-from contextlib import suppress
-from types import SimpleNamespace
+from typing import Any, Callable
 
 import psycopg2
-from psycopg2.extensions import Notify
 from psycopg2.pool import PoolError
 
 import odoo
 from odoo.service import server as odoo_server
 
-from ..reach import one_line
-from ..throttle import Throttle
-from . import connection
+from odoo.addons.base.models import ir_cron
+
+from ..listening.display import one_line, sentences
+from ..listening.log import Log
+from ..listening.state import State
+from . import handed, roads, slots
+from .handed import HandedConnection, handing
+from .override import Override
 
 _logger = logging.getLogger(__name__)
 
 #: The channel on which ``ir.cron`` sends the name of a database with work to do.
 CHANNEL = "cron_trigger"
 
+MEANWHILE = "Triggered scheduled actions may start a minute late meanwhile."
+
 #: What it means when the database, the pooler or the pool cannot be had.
 AWAY = (psycopg2.OperationalError, psycopg2.InterfaceError, PoolError)
 
-_away_log = Throttle(_logger)
+_log = Log(_logger)
 
 
-class CronConnection:
-    """What stock Odoo's cron loops need of a psycopg2 connection that LISTENs.
-
-    - ``fileno()``: readable when there is something to ``poll()``
-    - ``notifies``: what came with the last ``poll()``
+class CronConnection(HandedConnection):
+    """A connection for one of the loops.
 
     They wait for it with a timer of 60 s, by which they run their jobs whatever happens
-    to the connection behind.
+    to the connection behind; and do not poll while they run them.
     """
 
-    #: How many notifications wait for a loop that is busy; with more of them it runs
-    #: all jobs that are due.
-    MAX_ARRIVED = 1000
+    def __init__(self) -> None:
+        super().__init__(CHANNEL, everything)
+        self._end: Callable[[], None] = lambda: None
 
-    closed = 0
-
-    def __init__(self):
-        self.notifies = []
-        self._arrived = collections.deque()
-        self._may_have_missed = False
-        self._receiver, self._sender = socket.socketpair()
-        self._receiver.setblocking(False)
-        self._sender.setblocking(False)
-        self._listener = None
-
-    def fileno(self):
-        return self._receiver.fileno()
-
-    def poll(self):
-        with suppress(BlockingIOError):
-            while self._receiver.recv(4096):
-                pass
-        databases = []
-        if self._may_have_missed:
-            self._may_have_missed = False
-            databases += odoo_server.cron_database_list()
-        with suppress(IndexError):
-            while True:
-                databases.append(self._arrived.popleft())
-        self.notifies += [Notify(0, CHANNEL, database) for database in databases]
-
-    def listen(self):
+    def listen(self) -> None:
         """Start listening, in a thread of its own."""
-        if connection.listen_settings() is None:
+        shared = slots.find()
+        metrics = shared.take() if shared else None
+        state = State(_logger, CHANNEL, MEANWHILE, metrics=metrics)
+
+        def give_back() -> None:
+            if metrics is not None:
+                shared.give_back(metrics)
+
+        found = roads.listen_settings()
+        if found is None:
+            state.unusable()
+            self._end = give_back
             return
-        self._listener = connection.make_listener(
+        listener = roads.make_listener(
+            found,
             channel=CHANNEL,
-            on_notifications=self._arrive,
-            on_listening=self._miss,
-            meanwhile="Triggered scheduled actions may start a minute late meanwhile.",
+            on_notifications=self.put,
+            on_listening=self.put_everything,
+            state=state,
         )
-        threading.Thread(
-            target=self._listener.run, name=f"{__name__}.Listener", daemon=True
-        ).start()
+        self._end = listener.stop
 
-    def _arrive(self, databases):
-        """Have the loop run the jobs of these databases."""
-        if len(self._arrived) > self.MAX_ARRIVED:
-            self._arrived.clear()
-            self._may_have_missed = True
-        self._arrived.extend(databases)
-        self._wake()
+        def run() -> None:
+            listener.run()
+            give_back()
 
-    def _miss(self):
-        """Have the loop run all jobs that are due, for what was triggered before."""
-        self._may_have_missed = True
-        self._wake()
+        threading.Thread(target=run, name=f"{__name__}.Listener", daemon=True).start()
 
-    def _wake(self):
-        # it is full when the loop is behind, and then awake anyway
-        with suppress(BlockingIOError):
-            self._sender.send(b".")
-
-    def close(self):
-        if self._listener:
-            self._listener.stop()
+    def close(self) -> None:
+        self.closed = 1
+        self._end()
 
 
-class CronCursor:
-    """What the loops do with their cursor before they listen, and at the end."""
+def everything() -> list[str]:
+    """Return the payloads that make a loop run all jobs that are due.
 
-    def __init__(self):
-        self._cnx = CronConnection()
-
-    def execute(self, query):
-        if query.upper().startswith("LISTEN"):
-            self._cnx.listen()
-
-    def fetchone(self):
-        """Answer ``pg_is_in_recovery()``: a standby is retried by the listener."""
-        return (False,)
-
-    def commit(self):
-        """There is nothing to commit."""
-
-    def close(self):
-        self._cnx.close()
+    Before 19.0 there is no such function, and any awakening does.
+    """
+    return list(getattr(odoo_server, "cron_database_list", list)())
 
 
-class SqlDb:
-    """``odoo.sql_db`` in the eyes of ``odoo.service.server``, where only the cron loops
-    call ``db_connect``. What the jobs do is elsewhere and stays on the pool.
+def worker_start(self: Any) -> None:
+    """Start a cron worker. Replaces ``WorkerCron.start``."""
+    with handing(CronConnection):
+        _worker_start.original(self)
+
+
+def cron_thread(self: Any, number: int) -> None:
+    """Run a cron thread. Replaces ``ThreadedServer.cron_thread``."""
+    with handing(CronConnection):
+        _cron_thread.original(self, number)
+
+
+class _LastKnown:
+    """The databases with scheduled actions, as last known if they cannot be had.
+
+    Stock Odoo's list raises then, which ends the cron thread or worker.
     """
 
-    def __getattr__(self, name):
-        return getattr(odoo.sql_db, name)
+    def __init__(self) -> None:
+        self._known: list[str] = []
 
-    def db_connect(self, database):
-        if database != connection.notify_database():
-            return odoo.sql_db.db_connect(database)
-        return SimpleNamespace(cursor=CronCursor)
-
-
-def cron_database_list():
-    """Return the databases with scheduled actions, as last known if they cannot be had.
-
-    Stock Odoo's raises then, which ends the cron thread or worker.
-    """
-    try:
-        cron_database_list.known = cron_database_list.stock()
-    except AWAY as error:
-        _away_log.log(
-            logging.WARNING,
-            "The databases with scheduled actions cannot be listed: %s",
-            one_line(error),
-        )
-    return cron_database_list.known
+    def get(self, stock: Callable[[], list[str]]) -> list[str]:
+        """Return what ``stock`` does, or did last."""
+        try:
+            self._known = stock()
+        except AWAY as error:
+            _log.problem(
+                "databases",
+                logging.WARNING,
+                "The databases with scheduled actions cannot be listed: %s",
+                sentences(one_line(error)),
+            )
+        return self._known
 
 
-def process_spawn(self):
+_last_known = _LastKnown()
+
+
+def database_list(*args: Any) -> list[str]:
+    """List the databases. Replaces ``cron_database_list``, or before 19.0 a method."""
+    return _last_known.get(lambda: _database_list.original(*args))
+
+
+def process_spawn(self: Any) -> None:
     """Spawn the workers that are missing, or try again in a moment.
 
-    Stock Odoo's opens a cursor first, and stops the whole server if there is none.
+    Replaces ``PreforkServer.process_spawn``, which opens a cursor first, and stops the
+    whole server if there is none.
     """
+    Override.find_lost()
+    # before it forks
+    slots.find()
     try:
-        process_spawn.stock(self)
+        _process_spawn.original(self)
     except AWAY as error:
-        _away_log.log(
+        _log.problem(
+            "spawn",
             logging.WARNING,
             "No worker can be spawned while the database is away: %s",
-            one_line(error),
+            sentences(one_line(error)),
         )
 
 
-def patch():
-    """Override the cron loops' connection, once per process.
+# ----------------------------------------------------------------------
+# Patching
+# ----------------------------------------------------------------------
 
-    If ``odoo/service/server.py`` is not what we know, it is left alone.
+
+def has_triggers() -> bool:
+    """Whether there is anything to listen for: not in 14.0."""
+    return hasattr(ir_cron, "ir_cron_trigger") or hasattr(ir_cron, "IrCronTrigger")
+
+
+_worker_start = Override(odoo_server, "WorkerCron.start", worker_start)
+_cron_thread = Override(odoo_server, "ThreadedServer.cron_thread", cron_thread)
+_process_spawn = Override(odoo_server, "PreforkServer.process_spawn", process_spawn)
+_database_list = Override(
+    odoo_server,
+    "cron_database_list"
+    if hasattr(odoo_server, "cron_database_list")
+    else "WorkerCron._db_list",
+    database_list,
+)
+
+OVERRIDES = (_worker_start, _cron_thread, _process_spawn, _database_list)
+
+
+def missing() -> list[str]:
+    """Return the names that we need of Odoo's server and do not find."""
+    return [str(override) for override in OVERRIDES if not override.is_possible]
+
+
+def patch() -> None:
+    """Have the cron loops get our connection, once per process.
+
+    If Odoo's server is not what we know, it is left alone.
     """
-    if missing() or isinstance(odoo_server.sql_db, SqlDb):
+    if missing() or not has_triggers():
         return
-    cron_database_list.stock = odoo_server.cron_database_list
-    cron_database_list.known = []
-    process_spawn.stock = odoo_server.PreforkServer.process_spawn
-    odoo_server.sql_db = SqlDb()
-    odoo_server.cron_database_list = cron_database_list
-    odoo_server.PreforkServer.process_spawn = process_spawn
+    handed.patch()
+    for override in OVERRIDES:
+        override.apply()
 
 
-def announce():
+def announce() -> None:
     """Tell the administrator if nothing was patched."""
-    if missing():
+    if missing() and has_triggers():
         _logger.error(
             "The scheduled actions of Odoo %s are not run as expected: no %s. They are "
             "left as they are.",
             odoo.release.version,
             ", ".join(missing()),
         )
-
-
-def missing():
-    """Return what we need of Odoo's server and do not find, as a list of names."""
-
-    def names(*path):
-        """The names that the code of a function uses, if there is one."""
-        found = odoo_server
-        for name in path:
-            found = getattr(found, name, None)
-        code = getattr(found, "__code__", None)
-        return set(code.co_names if code else ())
-
-    expected = {"sql_db", "db_connect"}
-    found = {
-        "sql_db": hasattr(odoo_server, "sql_db"),
-        "cron_database_list": callable(
-            getattr(odoo_server, "cron_database_list", None)
-        ),
-        "WorkerCron.start with sql_db.db_connect": expected
-        <= names("WorkerCron", "start"),
-        "ThreadedServer.cron_thread with sql_db.db_connect": expected
-        <= names("ThreadedServer", "cron_thread"),
-        "PreforkServer.process_spawn": bool(names("PreforkServer", "process_spawn")),
-    }
-    return [name for name, is_there in found.items() if not is_there]
 
 
 patch()

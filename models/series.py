@@ -1,11 +1,15 @@
 """What differs between the series of Odoo, in one place.
 
-:mod:`.models.bus` and :mod:`.models.cron`, beside it, look at the shape of what they
-override, whatever the series is called.
+:mod:`.bus` and :mod:`.cron`, beside it, look at the shape of what they override,
+whatever the series is called.
 """
+
+import inspect
+import os
 
 import odoo.modules.loading
 import odoo.modules.module
+import odoo.service.server
 from odoo.release import version_info
 from odoo.tools import config
 
@@ -44,14 +48,52 @@ def call_when_loaded(name, callback):
     odoo.modules.loading.load_openerp_module = load_openerp_module
 
 
+class OptionError(Exception):
+    """The command line cannot be understood."""
+
+
 def parse_config(args):
     """Read the configuration as the server does, without setting up its log.
 
     :param list args: the server's options on the command line
+    :raise OptionError: if one is wrong, for which Odoo prints its own usage and exits
+    :raise OSError: if the file cannot be read, which Odoo ignores
+    :raise configparser.Error, ValueError: if there is something wrong in it
     """
+
+    def error(message):
+        raise OptionError(message)
+
+    config.parser.error = error
     # the method around this one sets up the log, in series where it cannot be told
     config._parse_config(args)
+    if os.environ.get("ODOO_RC") or os.path.exists(config_file()):
+        with open(config_file()):
+            pass
     odoo.modules.module.initialize_sys_path()
+
+
+def load_server_wide_modules(post_load):
+    """Load what the server would load before any database, in the same order.
+
+    This addon is imported already if a command of it is running.
+
+    :param post_load: what loading this addon means
+    """
+    call_when_loaded("bus_alt_connection", post_load)
+    odoo.service.server.load_server_wide_modules()
+
+
+def on_stop(callback):
+    """Have a callback called when the server stops, where the series can.
+
+    There is no such thing in 14.0; in 15.0 it is a method of the server.
+    """
+    hook = inspect.getattr_static(odoo.service.server.CommonServer, "on_stop", None)
+    if isinstance(hook, classmethod):
+        odoo.service.server.CommonServer.on_stop(callback)
+    elif hook and odoo.service.server.server:
+        odoo.service.server.server.on_stop(callback)
 
 
 def config_file():
@@ -65,6 +107,17 @@ def server_wide_modules():
     return [n.strip() for n in found.split(",")] if isinstance(found, str) else found
 
 
+def databases():
+    """Return the names of the databases given by -d (list); a text before 19.0."""
+    found = config["db_name"] or []
+    return [n.strip() for n in found.split(",")] if isinstance(found, str) else found
+
+
 def evented_port():
-    """Return the port of the evented worker; it was called otherwise before 16.0."""
-    return config.get("gevent_port") or config.get("longpolling_port")
+    """Return the port of the evented worker; it was called otherwise before 16.0.
+
+    Where Odoo does not know one of these names, an odoo.conf may have it all the same,
+    as a text.
+    """
+    ports = (config.get(name) for name in ("gevent_port", "longpolling_port"))
+    return next(port for port in ports if isinstance(port, int))
