@@ -5,16 +5,31 @@ import time
 
 from odoo.tests.common import BaseCase
 
-from ..canary import CanarySender, Deaf, Sent, Watch
+from ..listening.canary import (
+    CanarySender,
+    CanaryWatch,
+    Deaf,
+    Sent,
+    SilenceWatch,
+    Silent,
+)
+from ..models import roads
 
 HERE = ("started", "postgres")
 
+DEADLINE = 30
 
-class TestWatch(BaseCase):
+
+class TestCanaryWatch(BaseCase):
+    """Without a clock: the times are the test's."""
+
+    failure = None
+
     def setUp(self):
         super().setUp()
         self.requested = []
-        self.watch = Watch(self.request, "me", HERE, 0.0)
+        # as the sender of what is due
+        self.watch = CanaryWatch(self, HERE, 0.0)
 
     def request(self, token):
         self.requested.append(token)
@@ -32,10 +47,24 @@ class TestWatch(BaseCase):
         self.watch.heard(0.1, {self.requested[0]})
         self.assertTrue(self.watch.is_proven)
 
+    def test_how_long_our_own_took(self):
+        self.watch.check(0.0)
+        self.assertIsNone(self.watch.heard(0.1, {"another-1"}))
+        self.assertEqual(self.watch.heard(0.25, {self.requested[0]}), 0.25)
+        self.assertIsNone(self.watch.heard(0.5, {self.requested[0]}))
+
     def test_others_do_not_prove_a_new_connection(self):
         self.watch.check(0.0)
         self.watch.heard(0.1, {"another-1"})
         self.assertFalse(self.watch.is_proven)
+
+    def test_a_new_connection_that_is_never_proven_is_doubted(self):
+        """Although it hears others all the time."""
+        self.failure = "refused"
+        for second in range(12):
+            self.watch.check(float(second))
+            self.watch.heard(float(second), {"another-1"})
+        self.assertIn("refused", self.watch.doubt(12.0))
 
     def test_silence_makes_a_canary_due(self):
         self.prove(0.0)
@@ -73,11 +102,19 @@ class TestWatch(BaseCase):
         with self.assertRaises(Deaf):
             self.watch.check(5.0)
 
-    def test_what_was_not_sent_says_nothing(self):
+    def test_what_was_not_sent_says_nothing_but_is_doubted(self):
         self.prove(0.0)
+        self.assertIsNone(self.watch.doubt(self.watch.EXPIRY))
+        self.failure = "NOTIFY waits for a lock"
         for second in range(1, 1000):
             self.watch.check(float(second))
-        self.assertTrue(self.watch.is_expired(999.0))
+        self.assertIn("NOTIFY waits for a lock", self.watch.doubt(999.0))
+
+    def test_own_canaries_that_stay_away_are_doubted(self):
+        self.prove(0.0)
+        for second in range(1, 122):
+            self.watch.heard(float(second), {"another-1"})
+        self.assertIn("of our own", self.watch.doubt(121.0))
 
     def test_noticed_within_8_seconds(self):
         self.assertLessEqual(max(self.watch.SILENCE) + self.watch.DEADLINE, 8)
@@ -85,75 +122,92 @@ class TestWatch(BaseCase):
     def test_sent_to_another_server(self):
         self.watch.check(0.0)
         self.watch.sent(Sent(self.requested[0], 0.0, ("other", "postgres")))
-        with self.assertRaisesRegex(Deaf, "another server.*db_listen_host"):
+        with self.assertRaisesRegex(Deaf, "another server than"):
             self.watch.check(0.0)
 
     def test_sent_on_another_database(self):
         self.watch.check(0.0)
         self.watch.sent(Sent(self.requested[0], 0.0, ("started", "system")))
-        with self.assertRaisesRegex(Deaf, '"system".*db_listen_name'):
+        with self.assertRaisesRegex(Deaf, '"postgres", but Odoo sends on "system"'):
             self.watch.check(0.0)
 
     def test_a_canary_of_another_connection_says_nothing(self):
         self.watch.check(0.0)
-        other = Watch(self.request, "other", ("restarted", "postgres"), 1.0)
+        other = CanaryWatch(self, ("restarted", "postgres"), 1.0)
         other.sent(Sent(self.requested[0], 1.0, HERE))
         other.check(1.0)
         other.check(100.0)
 
 
+class TestSilenceWatch(BaseCase):
+    """Without a clock, too."""
+
+    def setUp(self):
+        super().setUp()
+        self.asked = 0
+        self.watch = SilenceWatch(self.ask, 0.0)
+
+    def ask(self):
+        self.asked += 1
+
+    def test_the_server_is_asked_only_in_silence(self):
+        for second in range(100):
+            self.watch.heard(float(second), {"any"})
+            self.assertGreater(self.watch.check(second + 0.5), 0)
+        self.assertEqual(self.asked, 0)
+        self.watch.check(99.0 + self.watch.ASK_AFTER)
+        self.assertEqual(self.asked, 1)
+        self.assertGreater(self.watch.check(99.1 + self.watch.ASK_AFTER), 0)
+        self.assertEqual(self.asked, 1)
+
+    def test_opened_anew_after_a_minute_of_silence(self):
+        soonest, latest = self.watch.SILENT_AFTER
+        for second in range(int(soonest)):
+            self.watch.check(float(second))
+        with self.assertRaises(Silent):
+            self.watch.check(latest)
+
+
 class TestCanarySender(BaseCase):
+    """On the road of this Odoo."""
+
     def setUp(self):
         super().setUp()
         self.sent = []
         self.arrived = threading.Event()
-        self.addCleanup(lambda: self.sender.stop())
 
-    def make(self, send):
-        self.sender = CanarySender(send, self.on_sent)
+    def make(self, road):
+        sender = CanarySender(road, roads.notify_query(), self.on_sent)
+        self.addCleanup(sender.stop)
+        return sender
 
     def on_sent(self, canary):
         self.sent.append(canary)
         self.arrived.set()
 
     def test_sent(self):
-        self.make(lambda token: HERE)
-        self.assertTrue(self.sender.request("one"))
-        self.assertTrue(self.arrived.wait(30))
-        self.assertEqual((self.sent[0].token, self.sent[0].server), ("one", HERE))
-        self.assertLessEqual(self.sent[0].at, time.monotonic())
+        sender = self.make(roads.road(roads.notify_database()))
+        self.assertTrue(sender.request("one"))
+        self.assertTrue(self.arrived.wait(DEADLINE))
+        [sent] = self.sent
+        self.assertEqual(sent.token, "one")
+        self.assertEqual(sent.identity[1], roads.notify_database())
+        self.assertLessEqual(sent.at, time.monotonic())
 
-    def test_failure_is_not_sent_and_can_be_repeated(self):
-        failures = []
-
-        def send(token):
-            if not failures:
-                failures.append(token)
-                raise OSError("no road")
-            return HERE
-
-        self.make(send)
-        with self.assertLogs("odoo.addons.bus_alt_connection.canary", "WARNING"):
-            self.sender.request("one")
-            deadline = time.monotonic() + 30
-            while not self.sender.request("one"):
+    def test_failures_are_repeated_more_and_more_rarely(self):
+        sender = self.make(roads.road("no_such_database"))
+        delays = []
+        for _i in range(12):
+            self.assertTrue(sender.request("one"))
+            deadline = time.monotonic() + DEADLINE
+            while sender._is_busy:
                 self.assertLess(time.monotonic(), deadline)
                 time.sleep(0.01)
-        self.assertTrue(self.arrived.wait(30))
-        self.assertEqual(len(self.sent), 1)
-
-    def test_one_at_a_time(self):
-        release, entered = threading.Event(), threading.Event()
-        self.addCleanup(release.set)
-
-        def send(token):
-            entered.set()
-            release.wait()
-            return HERE
-
-        self.make(send)
-        self.assertTrue(self.sender.request("0"))
-        self.assertTrue(entered.wait(30))
-        self.assertFalse(self.sender.request("1"))
-        release.set()
-        self.assertTrue(self.arrived.wait(30))
+            self.assertIn("no_such_database", sender.failure)
+            self.assertFalse(sender.request("one"))
+            delays.append(sender._not_before - time.monotonic())
+            sender._not_before = 0
+        self.assertLess(delays[0], 1)
+        self.assertGreater(delays[-1], 40)
+        self.assertLess(max(delays), 1.2 * sender.LONGEST_WAIT)
+        self.assertFalse(self.sent)

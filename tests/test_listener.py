@@ -1,8 +1,8 @@
 """The listener, against the real PostgreSQL (and pooler) of this Odoo."""
 
+import logging
 import queue
 import threading
-import time
 from contextlib import contextmanager
 
 import psycopg2
@@ -12,12 +12,14 @@ from odoo import sql_db
 from odoo.tests.common import BaseCase
 from odoo.tools import config
 
-from .. import listener, reach
-from ..models.connection import listen_settings
-from ..state import FALLBACK, State
+from ..listening import connecting, listener
+from ..listening.backoff import Backoff
+from ..listening.canary import CanaryWatch, SilenceWatch
+from ..listening.state import FALLBACK, State
+from ..models import roads
+from .common import DEADLINE, WaitCase
 
-#: Seconds to wait for what must happen; generous, as no test depends on speed.
-DEADLINE = 30
+_logger = logging.getLogger(__name__)
 
 CHANNEL = "bus_alt_connection_test"
 
@@ -28,31 +30,48 @@ def notify(payload, channel=CHANNEL):
         cr.execute("SELECT pg_notify(%s, %s)", (channel, payload))
 
 
-class TestListener(BaseCase):
+class TestListener(WaitCase):
     def params(self):
-        return {**listen_settings().connection_params(), "application_name": CHANNEL}
+        found = roads.listen_settings().connection_params()
+        return {**found, "application_name": CHANNEL}
 
-    @contextmanager
-    def listening(self, get_params=None):
-        """Run a listener in a thread; wait until it listens."""
+    def make(self, get_params=None, on_notifications=None, **kwargs):
         self.received = queue.Queue()
         self.listening_count = queue.Queue()
-        tested = listener.Listener(
+        return listener.Listener(
             get_params or self.params,
             CHANNEL,
-            lambda payloads: [self.received.put(payload) for payload in payloads],
+            on_notifications
+            or (lambda payloads: [self.received.put(payload) for payload in payloads]),
             lambda: self.listening_count.put(True),
+            **{"state": State(_logger, CHANNEL, "So what."), **kwargs},
         )
+
+    @contextmanager
+    def running(self, tested):
         thread = threading.Thread(target=tested.run, daemon=True)
-        with self.assertLogs(listener._logger) as self.logs:
-            thread.start()
-            try:
-                self.listening_count.get(timeout=DEADLINE)
-                yield tested
-            finally:
-                tested.stop()
-                thread.join(DEADLINE)
-            self.assertFalse(thread.is_alive())
+        thread.start()
+        try:
+            yield
+        finally:
+            tested.stop()
+            thread.join(DEADLINE)
+        self.assertFalse(thread.is_alive())
+
+    @contextmanager
+    def listening(self, *args, **kwargs):
+        """Run a listener in a thread; wait until it listens."""
+        tested = self.make(*args, **kwargs)
+        with self.assertLogs(_logger) as self.logs, self.running(tested):
+            self.listening_count.get(timeout=DEADLINE)
+            yield tested
+
+    def terminate(self):
+        self.direct(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = %s AND pid != pg_backend_pid()",
+            CHANNEL,
+        )
 
     def direct(self, query, *args):
         conn = psycopg2.connect(**self.params())
@@ -76,30 +95,71 @@ class TestListener(BaseCase):
                 [self.receive() for _i in range(100)], [str(n) for n in range(100)]
             )
 
-    def test_lost_connection_is_replaced_and_announced(self):
+    def test_lost_connection_is_replaced_and_told(self):
         with self.listening():
-            self.direct(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = %s AND pid != pg_backend_pid()",
-                CHANNEL,
-            )
+            self.terminate()
             self.listening_count.get(timeout=DEADLINE)
             notify("after")
             self.assertEqual(self.receive(), "after")
-        self.assertIn("terminating connection", "".join(self.logs.output))
+        log = "".join(self.logs.output)
+        self.assertIn("terminating connection", log)
+        self.assertEqual(log.count("Listening on"), 2)
 
     def test_handler_that_raises_costs_nothing(self):
-        with self.listening() as tested:
-            received = tested._on_notifications
-            tested._on_notifications = lambda payloads: 1 / 0
+        def fail_at_first(payloads):
+            self.received.put(payloads)
+            if payloads == ["lost"]:
+                raise ZeroDivisionError
+
+        with self.listening(on_notifications=fail_at_first):
             notify("lost")
-            deadline = time.monotonic() + DEADLINE
-            while "ZeroDivisionError" not in "".join(self.logs.output):
-                self.assertLess(time.monotonic(), deadline)
-                time.sleep(0.01)
-            tested._on_notifications = received
+            self.assertEqual(self.receive(), ["lost"])
+            notify("after")
+            self.assertEqual(self.receive(), ["after"])
+            self.assertTrue(self.listening_count.empty())
+        self.assertIn("ZeroDivisionError", "".join(self.logs.output))
+
+    def test_renewed_connection_listens_and_is_not_told(self):
+        with self.listening(max_age=0.2):
+            for _i in range(3):
+                self.listening_count.get(timeout=DEADLINE)
+            notify("after")
+            self.wait_until(lambda: not self.received.empty())
+        self.assertEqual(len(self.logs.output), 1)
+
+    def test_silent_connection_is_opened_anew(self):
+        """Between closing and opening something may have been missed."""
+        self.patch(SilenceWatch, "SILENT_AFTER", (0.2, 0.2))
+        with self.listening():
+            self.listening_count.get(timeout=DEADLINE)
+            notify("after")
+            self.wait_until(lambda: not self.received.empty())
+        self.assertEqual(len(self.logs.output), 1)
+
+    def test_server_that_is_asked_answers(self):
+        self.patch(SilenceWatch, "ASK_AFTER", 0.05)
+        with self.listening():
+            before, first = self.backends(), self.last_queries()
+            self.wait_until(lambda: self.last_queries() != first)
+            [(_start, query)] = self.last_queries()
+            self.assertEqual(query, f'LISTEN "{CHANNEL}"')
             notify("after")
             self.assertEqual(self.receive(), "after")
+            self.assertEqual(self.backends(), before)
+
+    def backends(self):
+        return self.direct(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE application_name = %s AND pid != pg_backend_pid()",
+            CHANNEL,
+        )
+
+    def last_queries(self):
+        return self.direct(
+            "SELECT query_start, query FROM pg_stat_activity"
+            " WHERE application_name = %s AND pid != pg_backend_pid()",
+            CHANNEL,
+        )
 
     def test_dead_first_server_does_not_keep_us_from_the_second(self):
         params = self.params()
@@ -111,97 +171,72 @@ class TestListener(BaseCase):
 
     def test_stops_while_it_cannot_connect(self):
         params = {**self.params(), "host": "127.0.0.1", "port": "1"}
-        tested = listener.Listener(lambda: params, CHANNEL, None, None)
-        thread = threading.Thread(target=tested.run, daemon=True)
-        with self.assertLogs(listener._logger, "ERROR") as logs:
-            thread.start()
-            deadline = time.monotonic() + DEADLINE
-            while not logs.output:
-                self.assertLess(time.monotonic(), deadline)
-                time.sleep(0.01)
-            tested.stop()
-            thread.join(DEADLINE)
-        self.assertFalse(thread.is_alive())
+        tested = self.make(lambda: params)
+        with self.assertLogs(_logger, "ERROR") as logs, self.running(tested):
+            self.wait_until(lambda: logs.output)
         self.assertIn("refused", logs.output[0])
+        self.assertIn("So what.", logs.output[0])
         self.assertNotIn("Traceback", logs.output[0])
 
-    def test_what_was_never_proven_expires_too(self):
+    def test_what_was_never_proven_is_doubted(self):
         """It listens, but no canary can be sent: that is no state to start from."""
-
-        def send_canary(payload):
-            raise reach.ConnectionFailed("the pooler does not know the database")
-
-        self.addCleanup(setattr, listener.Watch, "EXPIRY", listener.Watch.EXPIRY)
-        listener.Watch.EXPIRY = 0.5
-        changed = threading.Event()
-        state = State(on_change=changed.set)
-        tested = listener.Listener(
-            self.params,
-            CHANNEL,
-            None,
-            lambda: None,
-            state=state,
-            send_canary=send_canary,
+        self.patch(CanaryWatch, "EXPIRY", 0.5)
+        tested = self.make(
+            road=roads.road("no_such_database"), notify_query=roads.notify_query()
         )
-        thread = threading.Thread(target=tested.run, daemon=True)
-        with self.assertLogs(listener._logger, "WARNING") as logs:
-            thread.start()
-            self.assertTrue(changed.wait(DEADLINE))
-            tested.stop()
-            thread.join(DEADLINE)
-        self.assertEqual(state.name, FALLBACK)
-        self.assertIn("nothing came for", logs.output[0])
+        with self.assertLogs(_logger, "WARNING") as logs, self.running(tested):
+            self.wait_until(lambda: "no_such_database" in "".join(logs.output))
+            self.assertEqual(tested._state.name, FALLBACK)
 
     def test_pooler_is_refused(self):
+        params = roads.road_params("postgres")
         if (config["db_host"], str(config["db_port"])) == (
             self.params().get("host"),
             self.params().get("port"),
         ):
             self.skipTest("this Odoo is not behind a connection pooler")
-        tested = listener.Listener(None, CHANNEL, None, None)
-        params = sql_db.connection_info_for("postgres")[1]
-        with self.assertRaisesRegex(reach.ConnectionFailed, "db_listen_host"):
-            reach.connect(params, tested._start_listening)
+        tested = self.make(lambda: params)
+        with self.assertRaisesRegex(connecting.ConnectionFailed, "connection pooler"):
+            tested._connector.connect()
 
 
 class TestSingleServers(BaseCase):
     def test_one(self):
         params = {"host": "a", "port": "1", "user": "u"}
-        self.assertEqual(reach.single_servers(params), [params])
+        self.assertEqual(connecting.single_servers(params), [params])
 
     def test_socket(self):
-        self.assertEqual(reach.single_servers({"user": "u"}), [{"user": "u"}])
+        self.assertEqual(connecting.single_servers({"user": "u"}), [{"user": "u"}])
 
     def test_lists(self):
         self.assertEqual(
-            reach.single_servers({"host": "a, b", "port": "1,2"}),
+            connecting.single_servers({"host": "a, b", "port": "1,2"}),
             [{"host": "a", "port": "1"}, {"host": "b", "port": "2"}],
         )
         self.assertEqual(
-            reach.single_servers({"host": "a,b", "port": "1"}),
+            connecting.single_servers({"host": "a,b", "port": "1"}),
             [{"host": "a", "port": "1"}, {"host": "b", "port": "1"}],
         )
         self.assertEqual(
-            reach.single_servers({"host": "a,,b"}),
+            connecting.single_servers({"host": "a,,b"}),
             [{"host": "a"}, {}, {"host": "b"}],
         )
 
 
 class TestBackoff(BaseCase):
     def test_first_at_once_then_doubling_up_to_the_cap(self):
-        backoff = listener.Backoff()
+        backoff = Backoff(first=0.0, longest=15.0)
         for expected in (0, 0.5, 1, 2, 4, 8, 15, 15):
             self.assertAlmostEqual(backoff.delay(), expected, delta=0.2 * expected)
 
     def test_never_overflows(self):
-        backoff = listener.Backoff()
+        backoff = Backoff(first=0.0, longest=15.0)
         for _i in range(5000):
             self.assertLessEqual(backoff.delay(), 18)
 
-    def test_only_a_connection_that_held_resets(self):
-        backoff = listener.Backoff()
-        delays = [backoff.delay() for _i in range(5)]
-        backoff.held_for(1)
-        self.assertGreater(backoff.delay(), delays[-1])
-        backoff.held_for(60)
+    def test_reset(self):
+        backoff = Backoff(first=0.0, longest=15.0)
+        for _i in range(5):
+            backoff.delay()
+        backoff.reset()
         self.assertEqual(backoff.delay(), 0)

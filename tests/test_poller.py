@@ -1,23 +1,27 @@
-"""Reading the bus table: each row once, whatever the order of commits."""
+"""When the bus tables are read, and who is told. What is read: tests/e2e."""
 
+import logging
+import queue
 import threading
+import time
 import uuid
 
 from odoo import sql_db
-from odoo.tests.common import BaseCase, get_db_name
+from odoo.tests.common import get_db_name
 
-from .. import poller
-from ..models.connection import road
-from ..state import State
+from ..listening.poller import Poller, _Database
+from ..listening.state import State
+from ..models import roads
+from .common import DEADLINE, WaitCase
 
-DEADLINE = 30
+_logger = logging.getLogger(__name__)
 
 
 def cursor(database=None):
     return sql_db.db_connect(database or get_db_name()).cursor()
 
 
-class PollerCase(BaseCase):
+class PollerCase(WaitCase):
     def setUp(self):
         super().setUp()
         self.name = uuid.uuid4().hex
@@ -42,205 +46,157 @@ class PollerCase(BaseCase):
             return self.insert(cr, number)
 
 
-class TestTable(PollerCase):
-    def setUp(self):
-        super().setUp()
-        self.table = poller.Table()
-        self.road = road(get_db_name())
-        self.addCleanup(self.road.close)
-
-    def fetch(self):
-        found = self.table.fetch(self.road.query)
-        return found and {channel for channel in found if self.name in channel}
-
-    def test_at_first_any_channel_may_have_news(self):
-        self.commit(1)
-        self.assertIsNone(self.fetch())
-        self.assertFalse(self.fetch())
-
-    def test_each_row_once(self):
-        self.fetch()
-        self.commit(1)
-        self.commit(2)
-        self.assertEqual(self.fetch(), {self.channel(1), self.channel(2)})
-        self.assertFalse(self.fetch())
-
-    def without_grace(self):
-        """Get over the first snapshot."""
-        self.table.GRACE = 0
-        self.fetch()
-        self.assertIsNone(self.fetch())
-
-    def test_smaller_id_that_is_committed_later(self):
-        self.without_grace()
-        with cursor() as early:
-            first = self.insert(early, 1)
-            self.assertGreater(self.commit(2), first)
-            self.assertEqual(self.fetch(), {self.channel(2)})
-            for _i in range(3):
-                self.assertFalse(self.fetch())
-        self.assertEqual(self.fetch(), {self.channel(1)})
-        self.assertFalse(self.fetch())
-
-    def test_smaller_id_that_was_open_before_the_first_reading(self):
-        with cursor() as early:
-            self.insert(early, 1)
-            self.commit(2)
-            self.assertIsNone(self.fetch())
-        self.assertEqual(self.fetch(), {self.channel(1)})
-
-    def test_several_open_transactions(self):
-        self.fetch()
-        with cursor() as first, cursor() as second:
-            self.insert(first, 1)
-            self.insert(second, 2)
-            self.insert(first, 3)
-            self.commit(4)
-            self.assertEqual(self.fetch(), {self.channel(4)})
-            second.commit()
-            self.assertEqual(self.fetch(), {self.channel(2)})
-        self.assertEqual(self.fetch(), {self.channel(1), self.channel(3)})
-        self.assertFalse(self.fetch())
-
-    def test_gap_of_a_rollback_is_forgotten(self):
-        self.without_grace()
-        with cursor() as cr:
-            self.insert(cr, 1)
-            cr.rollback()
-        self.commit(2)
-        self.fetch()
-        self.fetch()
-        self.assertEqual(self.table._gaps, [])
-
-    def test_more_rows_than_are_read_at_once(self):
-        self.table.MAX_ROWS = 3
-        self.fetch()
-        with cursor() as early:
-            self.insert(early, 1)
-            for number in range(2, 10):
-                self.commit(number)
-            self.assertEqual(self.fetch(), {self.channel(n) for n in range(2, 10)})
-        self.assertEqual(self.fetch(), {self.channel(1)})
-
-    def test_reading_that_fails_halfway(self):
-        self.table.MAX_ROWS = 3
-        self.fetch()
-        for number in range(5):
-            self.commit(number)
-        answers = []
-
-        def fail_at_the_second(*args):
-            if answers:
-                raise OSError("away")
-            answers.append(self.road.query(*args))
-            return answers[0]
-
-        with self.assertRaises(OSError):
-            self.table.fetch(fail_at_the_second)
-        self.assertIsNone(self.fetch(), "some were read and not returned")
-
-    def test_late_commit_of_more_rows_than_are_read_at_once(self):
-        self.without_grace()
-        self.table.MAX_ROWS = 3
-        with cursor() as early:
-            for number in range(8):
-                self.insert(early, number)
-            self.commit(8)
-            self.assertEqual(self.fetch(), {self.channel(8)})
-        found = set()
-        for _i in range(4):
-            found |= self.fetch() or set()
-        self.assertEqual(found, {self.channel(number) for number in range(8)})
-
-    def test_more_gaps_than_are_kept_apart(self):
-        self.table.MAX_GAPS = 3
-        self.fetch()
-        with cursor() as early:
-            self.insert(early, 1)
-            for number in range(2, 12):
-                with cursor() as cr:
-                    self.insert(cr, 0)
-                    cr.rollback()
-                self.commit(number)
-                self.fetch()
-            self.assertLessEqual(len(self.table._gaps), 3)
-        self.assertIn(self.channel(1), self.fetch())
-
-    def test_transaction_longer_than_what_is_looked_back(self):
-        self.table.GRACE = 0
-        self.table.LOOK_BACK = 2
-        with cursor() as early:
-            self.insert(early, 1)
-            for number in range(2, 12):
-                self.commit(number)
-            self.assertIsNone(self.fetch())
-            self.assertFalse(self.fetch())
-        self.assertIsNone(self.fetch(), "anybody may have missed it")
-        self.commit(12)
-        self.assertEqual(self.fetch(), {self.channel(12)})
-
-    def test_rows_that_vanish(self):
-        self.fetch()
-        self.commit(1)
-        self.fetch()
-        self.delete()
-        self.fetch()
-        self.commit(2)
-        found = self.fetch()
-        self.assertTrue(found is None or found == {self.channel(2)})
-
-    def test_gaps_between(self):
-        self.assertEqual(poller.gaps_between(1, 9, [1, 2, 5, 9]), [(3, 4), (6, 8)])
-        self.assertEqual(poller.gaps_between(1, 3, []), [(1, 3)])
-        self.assertEqual(poller.gaps_between(1, 3, [1, 2, 3]), [])
-
-
 class TestPoller(PollerCase):
     def setUp(self):
         super().setUp()
         self.databases = {get_db_name()}
-        self.state = State()
-        self.woken = []
-        self.is_woken = threading.Event()
-        self.poller = poller.Poller(road, lambda: self.databases, self.wake, self.state)
+        self.state = State(_logger, "imbus", "")
+        self.news = queue.Queue()
+        self.others = queue.Queue()
+        self.poller = Poller(
+            roads.road,
+            lambda: self.databases,
+            lambda *args: self.news.put(args),
+            self.on_other_table,
+            self.state,
+        )
         self.thread = threading.Thread(target=self.poller.run, daemon=True)
         self.addCleanup(self.stop)
 
     def stop(self):
         self.poller.stop()
-        self.thread.join(DEADLINE)
-        self.assertFalse(self.thread.is_alive())
+        if self.thread.ident:
+            self.thread.join(DEADLINE)
+            self.assertFalse(self.thread.is_alive())
 
-    def wake(self, database, channels):
-        self.woken.append((database, channels))
-        self.is_woken.set()
+    def on_other_table(self, database, is_failover, last_id):
+        self.others.put((database, is_failover, last_id()))
 
     def wait(self):
-        self.assertTrue(self.is_woken.wait(DEADLINE))
-        self.is_woken.clear()
-        return self.woken[-1]
+        return self.news.get(timeout=DEADLINE)
 
     def test_wakes_everybody_at_first_and_then_who_has_news(self):
+        first = self.commit(0)
         self.thread.start()
         self.assertEqual(self.wait(), (get_db_name(), None))
+        database, is_failover, last_id = self.others.get(timeout=DEADLINE)
+        self.assertEqual((database, is_failover), (get_db_name(), False))
+        self.assertGreaterEqual(last_id, first)
         self.commit(1)
         database, channels = self.wait()
-        self.assertIn((get_db_name(), self.name, 1), channels)
+        self.assertIn(self.channel(1), channels)
 
-    def test_in_a_hurry_it_does_not_wait_for_the_safety_interval(self):
-        self.state.proven()
+    def test_what_is_asked_for_does_not_wait_for_the_safety_interval(self):
+        self.state.proven("there")
         self.thread.start()
         self.wait()
         self.commit(1)
-        self.poller.hurry()
-        self.assertIn((get_db_name(), self.name, 1), self.wait()[1])
+        self.poller.read_all()
+        self.assertIn(self.channel(1), self.wait()[1])
+
+    def test_what_is_asked_for_during_a_reading_is_another_one(self):
+        self.state.proven("there")
+        begun, release = threading.Event(), threading.Event()
+        self.addCleanup(release.set)
+
+        def read_slowly(database, channels):
+            self.news.put((database, channels))
+            begun.set()
+            release.wait(DEADLINE)
+
+        self.poller._on_news = read_slowly
+        self.thread.start()
+        self.assertTrue(begun.wait(DEADLINE))
+        self.commit(1)
+        self.poller.read_all()
+        release.set()
+        self.wait()
+        self.assertIn(self.channel(1), self.wait()[1])
+
+    def test_without_doubt_the_pool_is_left_alone(self):
+        """No connection is kept, and the readings of many are spread."""
+        self.state.proven("there")
+        for number in range(20):
+            database = _Database(roads.road(get_db_name()), 0.0)
+            database.started = 0.0
+            self.poller._plan(database, False)
+            self.poller._databases[str(number)] = database
+            self.assertFalse(database.road.is_open)
+        due = sorted(database.due for database in self.poller._databases.values())
+        gaps = [later - sooner for sooner, later in zip(due, due[1:])]
+        self.assertGreaterEqual(min(gaps), 0.99 * self.poller.SAFETY_SPACING)
+        self.poller._databases.clear()
+
+    def test_safety_readings_do_not_move_away(self):
+        """However often the connection was lost and all were read instead."""
+        self.state.proven("there")
+        database = _Database(roads.road(get_db_name()), 0.0)
+        self.poller._databases["one"] = database
+        for _i in range(500):
+            self.poller.read_all()
+            database.started = time.monotonic()
+            self.poller._plan(database, False)
+        latest = time.monotonic() + 1.2 * self.poller.SAFETY_INTERVAL
+        self.assertLess(database.due, latest)
+        self.poller._databases.clear()
+
+    def test_readings_apart_postpone_none_that_was_asked_for(self):
+        databases = [_Database(roads.road(get_db_name()), 0.0) for _i in range(9)]
+        self.poller._databases = dict(enumerate(databases))
+        now = time.monotonic()
+        for database in databases[::2]:
+            database.started = now
+        self.poller.read_all()
+        asked = [database.due for database in databases]
+        self.poller.read_all(apart=1000)
+        self.assertEqual([database.due for database in databases], asked)
+        self.poller._databases.clear()
+
+    def test_news_that_nobody_could_be_told_of_are_not_forgotten(self):
+        failures = []
+
+        def fail_at_first(*args):
+            if not failures:
+                failures.append(1)
+                raise OSError("away")
+            self.on_other_table(*args)
+
+        self.poller._on_other_table = fail_at_first
+        self.poller.FAILED_INTERVAL = 0.01
+        with self.assertLogs(_logger, "WARNING"):
+            self.thread.start()
+            for _i in range(2):
+                self.assertEqual(self.wait(), (get_db_name(), None))
+        self.assertTrue(self.others.get(timeout=DEADLINE))
+
+    def test_channels_are_not_walked_for_each_reading(self):
+        self.state.proven("there")
+        walks = []
+        self.poller._get_databases = lambda: walks.append(1) or self.databases
+        self.poller._start_readings()
+        self.wait()
+        database = self.poller._databases[get_db_name()]
+        for _i in range(3):
+            self.wait_until(lambda: database.started is None)
+            self.commit(1)
+            database.due = 0.0
+            self.poller._start_readings()
+            self.wait()
+        self.assertEqual(len(walks), 1)
 
     def test_a_database_that_is_gone_does_not_keep_the_others_waiting(self):
         self.databases.add("no_such_database")
-        with self.assertLogs(poller._logger, "WARNING") as logs:
+        with self.assertLogs(_logger, "WARNING") as logs:
             self.thread.start()
             self.assertEqual(self.wait(), (get_db_name(), None))
             while len(logs.output) < 1:
                 self.commit(1)
                 self.wait()
         self.assertIn("no_such_database", logs.output[0])
+        self.assertEqual(self.state.health, "warn")
+
+    def test_a_database_that_nobody_uses_any_more_is_forgotten(self):
+        self.thread.start()
+        self.wait()
+        self.databases.clear()
+        self.wait_until(lambda: not self.poller._databases)

@@ -1,46 +1,60 @@
-"""What the README tells administrators is what the code does."""
+"""What the README and the docs tell administrators is what the code does."""
 
+import ast
+import glob
 import os
 import re
+import unittest
 
 from odoo.tests.common import BaseCase
 
+from ..listening.options import OPTIONS
 from ..models.health import PATH
-from ..settings import OPTIONS
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
+TROUBLESHOOTING = os.path.join(ROOT, "docs", "troubleshooting.rst")
 
 
 class TestReadme(BaseCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with open(os.path.join(ROOT, "README.rst"), encoding="utf-8") as file:
+            cls.text = file.read()
+
     def test_option_table(self):
-        for path in (["readme", "CONFIGURE.rst"], ["README.rst"]):
-            with open(os.path.join(ROOT, *path), encoding="utf-8") as file:
-                text = file.read()
-            rows = re.findall(
-                r"^   \* - ``(db_listen_\w+)``\n"
-                r"     - ``(\w+)``\n"
-                r"     - (.*)\n"
-                r"     - ((?:.*\n(?:       .*\n)*))",
-                text,
-                re.MULTILINE,
-            )
-            self.assertEqual(
-                [
-                    (name, variable, default, " ".join(help_text.split()))
-                    for name, variable, default, help_text in rows
-                ],
-                [
-                    (
-                        option.name,
-                        "ODOO_" + option.name.upper(),
-                        f"``{option.default}``" if option.default else "none",
-                        option.help,
-                    )
-                    for option in OPTIONS
-                ],
-                path,
-            )
+        row = r"^``(db_listen_\w+)`` +(?:``(\w+)``|none|3600) +\S"
+        self.assertEqual(
+            re.findall(row, self.text, re.MULTILINE),
+            [(option.name, option.default or "") for option in OPTIONS],
+        )
 
     def test_health(self):
-        with open(os.path.join(ROOT, "README.rst"), encoding="utf-8") as file:
-            self.assertIn(f"path: {PATH}, port", file.read())
+        self.assertIn(f":8072{PATH}\n", self.text)
+
+
+@unittest.skipUnless(os.path.exists(TROUBLESHOOTING), "a package has no docs")
+class TestTroubleshooting(BaseCase):
+    def test_messages(self):
+        """What is quoted of a log line is written by somebody."""
+        written = "\n".join(
+            node.value
+            for folder in ("cli", "listening", "models")
+            for path in glob.glob(os.path.join(ROOT, folder, "*.py"))
+            for node in ast.walk(parse(path))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        )
+        with open(TROUBLESHOOTING, encoding="utf-8") as file:
+            text = file.read()
+        section = text.partition("\nBy log line\n")[2].partition("\nThe health")[0]
+        terms = re.findall(r"^``.+``$", section, re.MULTILINE)
+        quoted = re.findall("``(.+?)``", "\n".join(terms))
+        self.assertGreater(len(quoted), 30)
+        for message in quoted:
+            for part in message.split("..."):
+                self.assertIn(part.strip(' ":,;()'), written, message)
+
+
+def parse(path):
+    with open(path, encoding="utf-8") as file:
+        return ast.parse(file.read())

@@ -2,8 +2,8 @@
 
 from odoo.tests.common import BaseCase
 
-from .. import settings
-from ..reach import one_line
+from ..listening import settings
+from ..listening.display import describe, one_line
 
 ODOO = {
     "db_host": "pooler",
@@ -86,7 +86,7 @@ class TestSettings(BaseCase):
         self.assertParams(found, host="from-env")
 
     def test_empty_and_false_mean_unset(self):
-        for unset in ("", " ", "False", "false", False, None):
+        for unset in ("", " ", "False", "false", "None", False, None):
             with self.subTest(unset=unset):
                 found = load(
                     {"ODOO_DB_LISTEN_HOST": "" if unset is None else str(unset)},
@@ -127,39 +127,72 @@ class TestSettings(BaseCase):
         self.assertParams(load(db_system="system"), dbname="system")
         self.assertParams(load(db_system="system", db_listen_name="x"), dbname="x")
 
-    def test_dsn_and_options_that_override_it(self):
+    def test_wrong_db_system_beside_a_dsn(self):
+        self.assertProblem(
+            "db_system (in /etc/odoo.conf)", db_listen_dsn="host=pg", db_system="a@b"
+        )
+
+    def test_dsn_is_whole(self):
         found = load(
             db_listen_dsn="postgresql://u:dsn-secret@pg:5433/db?sslrootcert=/ca.pem",
-            db_listen_host="other",
+            db_sslmode="verify-full",
         )
         self.assertParams(
             found,
-            host="other",
+            host="pg",
             port="5433",
             user="u",
             password="dsn-secret",
             dbname="db",
             sslrootcert="/ca.pem",
+            sslmode=None,
         )
 
-    def test_dsn_for_the_rest(self):
-        found = load(
-            db_listen_dsn="sslrootcert=/ca.pem keepalives_idle=60", db_listen_host="pg"
+    def test_nothing_of_odoo_is_added_to_a_dsn_but_the_database(self):
+        found = load(db_listen_dsn="keepalives_idle=60", db_system="system")
+        self.assertParams(
+            found,
+            host=None,
+            port=None,
+            user=None,
+            password=None,
+            dbname="system",
+            keepalives_idle="60",
         )
-        self.assertParams(found, host="pg", user="odoo", keepalives_idle="60")
+        self.assertParams(load(db_listen_dsn="host=pg"), dbname="postgres")
 
-    def test_dsn_never_leads_to_odoos_own_host(self):
-        self.assertParams(load(db_listen_dsn="user=u"), host=None, port=None)
-        self.assertParams(load(db_listen_dsn="host=pg"), host="pg", port=None)
-        self.assertParams(load(db_listen_dsn="port=1"), host="pooler", port="1")
+    def test_nothing_stands_beside_a_dsn(self):
+        self.assertProblem(
+            "db_listen_dsn (in /etc/odoo.conf)",
+            "db_listen_port (environment variable ODOO_DB_LISTEN_PORT)",
+            "db_listen_user (in /etc/odoo.conf)",
+            environ={"ODOO_DB_LISTEN_PORT": "5432"},
+            db_listen_dsn="host=pg",
+            db_listen_user="u",
+        )
+        load(db_listen_dsn="host=pg", db_listen_max_age="60")
 
-    def test_odoos_password_is_not_sent_for_the_dsns_user(self):
-        self.assertParams(load(db_listen_dsn="host=pg user=u"), password=None)
+    def test_names_of_the_oca_addon_stand_in_for_what_is_unset_only(self):
+        found = load(db_listen_dsn="host=pg", imdispatcher_db_host="old")
+        self.assertParams(found, host="pg")
 
     def test_service_is_left_alone(self):
         found = load(db_listen_dsn="service=listen")
         self.assertEqual(found.params, {"service": "listen"})
         self.assertIn("listen", str(found))
+
+    def test_what_people_write(self):
+        for values, words in (
+            ({"db_listen_host": "db:5432"}, ["db_listen_host = db", "_port = 5432"]),
+            ({"db_listen_host": '"localhost"'}, ["without the quotes"]),
+            ({"db_listen_port": "'5432'"}, ["without the quotes"]),
+            ({"db_listen_host": "[::1]"}, ["without brackets: ::1"]),
+            ({"db_listen_host": "a,b:5432"}, ["db_listen_host = b"]),
+            ({"db_listen_port": "tcp://10.96.3.7:5432"}, ["enableServiceLinks"]),
+        ):
+            with self.subTest(values=values):
+                self.assertProblem(*values, *words, **values)
+        self.assertParams(load(db_listen_host="::1"), host="::1")
 
     def test_an_idle_connection_is_watched_by_tcp(self):
         self.assertParams(
@@ -265,10 +298,6 @@ class TestSettings(BaseCase):
                 db_listen_dsn=f"host=pg connect_timeout={timeout}",
             )
 
-    def test_system_certificates_need_a_strong_sslmode(self):
-        found = load(db_listen_dsn="host=pg sslrootcert=system")
-        self.assertParams(found, sslmode=None)
-
     def test_max_age(self):
         self.assertEqual(load().max_age, 3600)
         self.assertEqual(load(db_listen_max_age="0").max_age, 0)
@@ -284,7 +313,7 @@ class TestSettings(BaseCase):
         """Which nobody has checked: a URI in db_host, say, which libpq quotes, too."""
         uri = "postgresql://odoo:hid@d hiden@pooler/postgres"
         for params in ({"host": uri}, {"user": "odoo:hidden@pooler"}, {"dbname": uri}):
-            text = settings.describe(params)
+            text = describe(params)
             self.assertIn("not shown", text)
             self.assertNotIn("hid", text)
         error = one_line(f'could not translate host name "{uri}" to address:\n unknown')

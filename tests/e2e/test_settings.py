@@ -2,8 +2,7 @@
 
 import pytest
 import requests
-from client import Sender, User, wait_until
-from stack import CONF
+from client import FIRST_PAGE, Sender, User, wait_until
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ WRONG = {
 @pytest.mark.parametrize(("environment", "words"), WRONG.values(), ids=WRONG)
 def test_wrong_value(serve, listeners, environment, words):
     server, _websocket = serve(environment)
-    assert requests.get(server.url + "/web/login", timeout=60).ok
+    assert requests.get(server.url + "/web/login", timeout=FIRST_PAGE).ok
     errors = lines(server, " ERROR ")
     assert len(errors) == 1
     for word in words:
@@ -52,12 +51,39 @@ def test_wrong_value(serve, listeners, environment, words):
     assert not listeners(server)
 
 
+@pytest.mark.cron
+def test_wrong_value_is_told_by_each_process_that_would_listen(stack, database, addon):
+    """The one with the websockets, and the cron worker."""
+    env = {"ODOO_DB_LISTEN_PORT": "abc"}
+    with stack.odoo(database, workers=2, addon=addon, env=env) as server:
+        wait_until(
+            lambda: len(lines(server, " ERROR ", "ODOO_DB_LISTEN_PORT")) == 2,
+            "two ERRORs",
+        )
+        told = lines(server, " ERROR ", "ODOO_DB_LISTEN_PORT")
+        assert len({line.split()[2] for line in told}) == 2, "of two processes"
+
+
+def test_misspelt_option_is_told_at_the_start(serve):
+    server, _websocket = serve({"ODOO_DB_LISTEN_HOTS": "x"})
+    [warning] = lines(server, " WARNING ", "ODOO_DB_LISTEN_HOTS")
+    assert "ODOO_DB_LISTEN_HOST" in warning
+
+
 def test_wrong_password(serve):
     server, _websocket = serve({"ODOO_DB_LISTEN_PASSWORD": "hidden"})
     [error] = wait_until(lambda: lines(server, " ERROR ", '"imbus"'), "the ERROR")
     assert "password authentication failed" in error
     assert "hidden" not in server.log.read_text()
-    assert requests.get(server.url + "/web/login", timeout=60).ok
+    assert requests.get(server.url + "/web/login", timeout=FIRST_PAGE).ok
+
+
+def test_role_that_the_pooler_does_not_know(stack, serve):
+    """It is told that this is the pooler, and not to correct the password."""
+    server, _websocket = serve({"ODOO_DB_LISTEN_PORT": str(stack.ports.pgbouncer)})
+    [error] = wait_until(lambda: lines(server, " ERROR ", '"imbus"'), "the ERROR")
+    assert "SASL authentication failed. That is the answer of PgBouncer" in error
+    assert "db_listen_password" not in error
 
 
 #: the stack's own ports are set by these, which are empty now and so mean unset
@@ -65,14 +91,15 @@ UNSET = {"ODOO_DB_LISTEN_HOST": "", "ODOO_DB_LISTEN_PORT": ""}
 
 
 def test_nothing_set_and_no_pooler(stack, serve, database, tmp_path):
-    server, websocket = serve(UNSET, direct=True, conf=conf_without_listening(tmp_path))
+    conf = conf_without_listening(stack, tmp_path)
+    server, websocket = serve(UNSET, direct=True, conf=conf)
     assert len(lines(server, " WARNING ", "are unset or lead to")) == 1
     websocket.receive(Sender(stack, database).send("e2e"))
     assert not lines(server, " ERROR ")
 
 
-def test_nothing_set_behind_the_pooler(serve, listeners, tmp_path):
-    server, _websocket = serve(UNSET, conf=conf_without_listening(tmp_path))
+def test_nothing_set_behind_the_pooler(stack, serve, listeners, tmp_path):
+    server, _websocket = serve(UNSET, conf=conf_without_listening(stack, tmp_path))
     assert len(lines(server, " WARNING ", "are unset or lead to")) == 1
     [error] = wait_until(lambda: lines(server, " ERROR ", '"imbus"'), "the ERROR")
     assert "connection pooler" in error and "db_listen_host" in error
@@ -82,14 +109,14 @@ def test_nothing_set_behind_the_pooler(serve, listeners, tmp_path):
 def test_names_of_the_oca_addon(stack, serve, database, tmp_path):
     _server, websocket = serve(
         {**UNSET, "ODOO_IMDISPATCHER_DB_PORT": str(stack.ports.postgres)},
-        conf=conf_without_listening(tmp_path),
+        conf=conf_without_listening(stack, tmp_path),
     )
     websocket.receive(Sender(stack, database).send("e2e"))
 
 
-def conf_without_listening(folder):
+def conf_without_listening(stack, folder):
     """Return a copy of the stack's odoo.conf that sets none of our options."""
-    text = CONF.read_text()
+    text = stack.conf.read_text()
     path = folder / "odoo.conf"
     path.write_text(
         "".join(

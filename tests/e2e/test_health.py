@@ -2,10 +2,9 @@
 
 import contextlib
 
-import psutil
 import pytest
 import requests
-from client import User, wait_until
+from client import User, frozen_evented_worker, wait_until
 from proxy import Proxy, listen_at
 
 PATH = "/websocket/bus_alt_connection/health"
@@ -32,11 +31,7 @@ class Health:
         self.server = server
         self.proxy = proxy
         self.database = database
-        evented = server.websocket_url.replace("ws:", "http:", 1)
-        self._urls = {
-            server.url + PATH,
-            evented[: -len("/websocket")] + PATH,
-        }
+        self._urls = {server.url + PATH, server.evented_url + PATH}
 
     def ask(self):
         """Return (HTTP status, status, live_messages), of each process."""
@@ -92,15 +87,7 @@ def test_database_is_away(stack, health, listening):
 def test_evented_worker_is_frozen(stack, database, addon):
     """The HTTP workers, which must ask it, do not wait for ever."""
     with stack.odoo(database, workers=2, addon=addon) as server:
-        [evented] = [
-            process
-            for process in psutil.Process(server.pid).children()
-            if "gevent" in process.cmdline()
-        ]
-        evented.suspend()
-        try:
+        with frozen_evented_worker(server):
             response = requests.get(server.url + PATH, timeout=60)
-        finally:
-            evented.resume()
         assert response.status_code == 503
         assert response.json() == {"status": "fail", "live_messages": "unreachable"}

@@ -54,6 +54,11 @@ class Proxy:
         """Accept new connections, and never answer on them."""
         self._black_hole = True
 
+    def answer(self):
+        """Undo :meth:`black_hole`, and reset what was never answered."""
+        self._black_hole = False
+        self.reset()
+
     def _call(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
@@ -82,9 +87,7 @@ class Proxy:
             await link.pump(reader, writer)
             return
         try:
-            upstream_reader, upstream_writer = await asyncio.open_connection(
-                HOST, self._upstream
-            )
+            upstream_reader, upstream_writer = await self._open_upstream()
         except OSError:
             writer.transport.abort()
             return
@@ -94,6 +97,9 @@ class Proxy:
             link.pump(reader, upstream_writer), link.pump(upstream_reader, writer)
         )
         self._links.discard(link)
+
+    async def _open_upstream(self):
+        return await asyncio.open_connection(HOST, self._upstream)
 
 
 class _Link:

@@ -26,6 +26,51 @@ def test_catches_up_on_what_was_sent_in_between(
     subscribed.receive(text)
 
 
+COUNTED_WAKING = """
+from odoo.addons.bus.websocket import Websocket
+
+wake = Websocket.trigger_notification_dispatching
+
+def tell_and_wake(self):
+    print("woken", flush=True)
+    wake(self)
+
+Websocket.trigger_notification_dispatching = tell_and_wake
+
+def post_load():
+    pass
+"""
+
+
+@pytest.mark.websockets
+def test_who_has_got_all_is_not_woken_again(
+    other_addon, database, sender, sql, listening
+):
+    """By the table: of many, all at once, some would find no cursor left."""
+    with other_addon(COUNTED_WAKING, workers=2) as server:
+        user = User(server, database)
+        crowd = [user.websocket("e2e") for _i in range(5)]
+        lonely = user.websocket("lonely")
+
+        def lose_connection():
+            """And find by the table what was not notified of."""
+            backend = listening(server)
+            text = sender.send("lonely", notify=False)
+            sql("SELECT pg_terminate_backend(%s)", backend)
+            lonely.receive(text)
+            listening(server, other_than=[backend])
+
+        lose_connection()
+        before = server.log.read_text().count("woken\n")
+        text = sender.send("e2e")
+        for websocket in crowd:
+            websocket.receive(text)
+        lose_connection()
+        assert server.log.read_text().count("woken\n") == before + len(crowd) + 1
+        for websocket in [*crowd, lonely]:
+            websocket.close()
+
+
 JUNK = {
     "not json": "not json",
     "empty": "",
@@ -49,10 +94,10 @@ def test_junk_payload(junk, odoo, subscribed, sender, listeners, listening):
     assert "Bus.loop error" not in odoo.log.read_text()
 
 
-def test_valid_item_beside_junk(subscribed, sender, database):
+def test_valid_item_beside_junk(subscribed, sender):
     text = sender.send("e2e", notify=False)
     newer = [["db20", "res.partner", 3], 4567]
-    sender.notify(json.dumps([{}, 5, newer, [database, "e2e"]]))
+    sender.notify(json.dumps([{}, 5, newer, json.loads(sender.key("e2e"))]))
     subscribed.receive(text)
 
 

@@ -10,9 +10,11 @@ import pytest
 import requests
 from browser import Discuss, chromium
 from client import User, wait_until
+from ports import HOST
 from proxy import listen_at
-from stack import HOST
 from test_health import PATH
+
+pytestmark = pytest.mark.newest
 
 
 @pytest.fixture(scope="module")

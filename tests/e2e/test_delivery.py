@@ -3,21 +3,25 @@
 import uuid
 
 import psutil
-import requests
-from client import Sender, User, wait_until
-from stack import CONF, read_options
-from test_health import PATH
+from client import Sender, User
+from odoo_server import CONF, read_options
 
 
-def test_chat(odoo, database):
+def test_chat(stack, odoo, database):
     """What one user writes in Discuss appears at the other."""
     admin, demo = User(odoo, database), User(odoo, database, "demo")
-    [channel] = admin.call("discuss.channel", "create", [{"name": "e2e"}])
-    admin.call("discuss.channel", "add_members", [channel], [demo.partner_id])
+    model, invite = stack.environment.series.chat
+    [channel] = admin.call(model, "create", [{"name": "e2e"}])
+    admin.call(model, invite, [channel], [demo.partner_id])
     websocket = demo.websocket()
     text = f"Hello {uuid.uuid4()}"
     admin.call(
-        "discuss.channel", "message_post", channel, body=text, message_type="comment"
+        model,
+        "message_post",
+        channel,
+        body=text,
+        message_type="comment",
+        subtype_xmlid="mail.mt_comment",
     )
     assert websocket.receive(text)
     websocket.close()
@@ -34,7 +38,9 @@ def test_direct_connections_listen_and_all_others_are_from_pgbouncer(
 ):
     """One for the bus, that is, and one for each cron worker or thread."""
     subscribed.receive(sender.send("e2e"))
-    direct = {listening(odoo), listening(odoo, channel="cron_trigger")}
+    direct = {listening(odoo)}
+    if stack.environment.series.has_cron_triggers:
+        direct.add(listening(odoo, channel="cron_trigger"))
     ports = {
         connection.laddr.port
         for connection in psutil.Process(stack.pgbouncer.process.pid).net_connections()
@@ -82,48 +88,3 @@ def test_several_databases_in_one_server(stack, addon):
             websocket.receive(Sender(stack, name).send("e2e"))
             for other in databases:
                 assert bool(websocket.find(texts[other])) == (other == name)
-
-
-def test_installed_while_the_stock_loop_is_listening(stack, listening, request):
-    """From Apps, without a restart; who had subscribed before is served too."""
-    stack.create_database("e2e_install")
-    stock = request.config.getoption("--stock")
-    with stack.odoo("e2e_install", workers=2, addon="available") as server:
-        admin = User(server, "e2e_install")
-        before = admin.websocket("e2e")
-        wait_until(
-            lambda: "Bus.loop listen imbus" in server.log.read_text(),
-            "the stock loop listens",
-        )
-        if not stock:
-            admin.call("ir.module.module", "update_list")
-            modules = admin.call(
-                "ir.module.module", "search", [("name", "=", "bus_alt_connection")]
-            )
-            admin.call("ir.module.module", "button_immediate_install", modules)
-        # the page is loaded again, and with it a websocket is opened
-        after = User(server, "e2e_install").websocket("e2e")
-        if not stock:
-            listening(server)
-        sender = Sender(stack, "e2e_install")
-        text = sender.send("e2e")
-        before.receive(text)
-        after.receive(text)
-        assert "takes over" in server.log.read_text()
-
-
-def test_installed_before_the_start(stack, database, addon):
-    """Merely installed in the database, not loaded server-wide."""
-    stack.create_database("e2e_installed")
-    server = stack.odoo("e2e_installed", workers=2, addon=addon and "available")
-    if addon:
-        server.check("--init=bus_alt_connection", "--stop-after-init", "--no-http")
-    with server:
-        user = User(server, "e2e_installed")
-        # the evented worker knows nothing of the addon yet, which is no failure
-        wait_until(
-            lambda: "starting" in requests.get(server.url + PATH, timeout=60).text,
-            "the answer of the HTTP worker that has loaded the addon",
-        )
-        websocket = user.websocket("e2e")
-        websocket.receive(Sender(stack, "e2e_installed").send("e2e"))
