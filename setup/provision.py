@@ -1,72 +1,77 @@
 """Fetch everything that the stack needs, without touching more than it must.
 
-Debian packages of the servers come from apt; Odoo 19.0 and its Python packages go
-below `.stack/`, as does all that the stack writes. Runs before the virtual environment
-exists, hence the standard library only.
+Debian packages of the servers come from apt; Odoo, its Python packages and if need be
+its Python go below `.stack/`, as does all that the stack writes. Runs before the
+virtual environments exist, hence the standard library only.
+
+Which series of Odoo that is: the one in the folder that the environment variable
+ODOO_PATH names, or the one in ODOO_SERIES if it can be downloaded, or 19.0.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-SETUP = ROOT / "setup"
-STATE = ROOT / ".stack"
-LOG = STATE / "provision.log"
+import debian
+from basics import (
+    LINK,
+    ROOT,
+    SETUP,
+    STATE,
+    SetupError,
+    find,
+    link_addon,
+    run,
+    step,
+)
+from series import Series
 
-PYTHON_MINIMUM = (3, 10)
+PYTHON_MINIMUM = (3, 11)
+DEFAULT_SERIES = "19.0"
 
-# Odoo 19.0 is in sid only. Its static files are partly links into these packages; the
-# last two must come from Debian 12, whose versions have the files that Odoo links to
-# (Font Awesome 4, one Inconsolata.otf).
-ODOO_SUITE = "sid"
-FONT_SUITE = "bookworm"
-ODOO_PACKAGES = [
-    "odoo-19",
-    "libjs-jquery",
-    "libjs-jquery-form",
-    "libjs-underscore",
-    "fonts-roboto-unhinted",
-    "fonts-montserrat",
-    "fonts-ocr-b",
-    f"fonts-font-awesome/{FONT_SUITE}",
-    f"fonts-inconsolata/{FONT_SUITE}",
-]
-DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+OLD_SERIES = 17
+"""The first series for which this machine's Python is not too new."""
+
+OLD_PIP = ["pip==25.2", "setuptools==58.5.3", "wheel==0.37.1"]
+"""For Python 3.9, whose own cannot install what is there today."""
 
 
-class SetupError(Exception):
-    """A failure that was foreseen: its message is all that the user gets to see."""
+STACK_GB = 2.2
+"""Disk that the demo takes: .stack 1.3, Debian's packages 0.4, downloads 0.4."""
+
+TESTS_GB = 2.0
+"""What the tests take beside it: Chromium 0.8, databases and logs 1.0."""
 
 
 @dataclass(frozen=True)
 class Environment:
     """Where everything is."""
 
+    tools: Path
+    """The interpreter of the virtual environment of the stack, tests and linters."""
+    series: Series
+    """Of Odoo."""
     python: Path
-    """The interpreter of the virtual environment."""
+    """The interpreter of the virtual environment of Odoo."""
     odoo: Path
     """Odoo's start script."""
-    odoo_pythonpath: Path | None
-    """What PYTHONPATH must be for it, if anything."""
-    odoo_addons: list[Path]
-    """Folders of Odoo's own addons, where Odoo does not know them by itself."""
+    odoo_env: dict[str, str]
+    """The environment variables that these two need."""
     addons: Path
     """A folder with this addon in it, for the addons path."""
     data: Path
-    """Where clusters, logs and sessions go; `server_user` can reach it."""
+    """Where the series' clusters, logs and sessions go; `server_user` can reach it."""
     server_user: str | None
     """Whom to run PostgreSQL, PgBouncer and nginx as; None: as oneself."""
     postgres_bin: Path
@@ -76,33 +81,12 @@ class Environment:
     """Only with the test tools."""
 
 
-def tail(path: Path, lines: int = 15) -> str:
-    """The end of a log, indented, for an error message."""
-    text = path.read_text(errors="replace") if path.exists() else ""
-    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
-
-
-@contextlib.contextmanager
-def step(what: str) -> Iterator[None]:
-    """Tell the user about something that takes its time."""
-    print(f"{what} ...", end=" ", flush=True)
-    start = time.monotonic()
-    try:
-        yield
-    except BaseException:
-        print("failed", flush=True)
-        raise
-    print(f"done in {time.monotonic() - start:.0f} s", flush=True)
-
-
-@contextlib.contextmanager
-def foreseen_errors() -> Iterator[None]:
-    """Around the main program: print a SetupError instead of a traceback."""
-    try:
-        yield
-    except SetupError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
+@dataclass(frozen=True)
+class _Odoo:
+    script: Path
+    package: Path
+    addons: list[Path]
+    env: dict[str, str]
 
 
 def provision(with_test_tools: bool = False) -> Environment:
@@ -113,40 +97,42 @@ def provision(with_test_tools: bool = False) -> Environment:
     if sys.version_info < PYTHON_MINIMUM:
         wanted = ".".join(map(str, PYTHON_MINIMUM))
         raise SetupError(
-            f"This is Python {sys.version.split()[0]}, but Odoo 19.0 needs {wanted}"
-            " or newer: run the script with a newer one."
+            f"This is Python {sys.version.split()[0]}, but {wanted} or newer is needed:"
+            " run the script with a newer one."
         )
     _make_state_folder()
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        check_disk(with_test_tools)
         _install_debian_packages(with_test_tools)
-        if path := os.environ.get("ODOO_PATH"):
-            prefix = Path(path).expanduser().resolve()
-        else:
-            prefix = _download_odoo()
-        odoo, pythonpath, odoo_addons = _locate_odoo(prefix)
+        prefix, series = _find_odoo()
+        odoo = _locate_odoo(prefix)
+        tools = _create_tools_venv()
+        python, python_env = _create_odoo_venv(series, tools)
+        link_addon()
         server_user = "postgres" if os.geteuid() == 0 else None
         return Environment(
-            python=_create_venv(),
-            odoo=odoo,
-            odoo_pythonpath=pythonpath,
-            odoo_addons=odoo_addons,
-            addons=_link_addon(),
-            data=_make_data_folder(server_user),
+            tools=tools,
+            series=Series(series, odoo.package, tuple(odoo.addons)),
+            python=python,
+            odoo=odoo.script,
+            odoo_env=odoo.env | python_env,
+            addons=LINK.parent,
+            data=_make_data_folder(server_user, series),
             server_user=server_user,
             postgres_bin=_postgres_bin(),
-            pgbouncer=_find("pgbouncer"),
-            nginx=_find("nginx"),
-            chromium=_find("chromium"),
+            pgbouncer=find("pgbouncer"),
+            nginx=find("nginx"),
+            chromium=find("chromium"),
         )
 
 
 def enter_venv(with_test_tools: bool = False) -> Environment:
     """Provision, and run this very script again in the virtual environment."""
     environment = provision(with_test_tools)
-    if Path(sys.prefix).resolve() != environment.python.parent.parent.resolve():
+    if Path(sys.prefix).resolve() != environment.tools.parent.parent.resolve():
         sys.stdout.flush()
-        os.execv(environment.python, [str(environment.python), *sys.argv])
+        os.execv(environment.tools, [str(environment.tools), *sys.argv])
     return environment
 
 
@@ -160,30 +146,20 @@ def _make_state_folder() -> None:
         )
 
 
-def _run(*command: str | Path, cwd: Path | None = None, **env: str) -> None:
-    """Run a command, its output going to the log."""
-    with LOG.open("a") as log:
-        print("$", *command, file=log, flush=True)
-        code = subprocess.run(
-            command,
-            cwd=cwd,
-            env=os.environ | {"LC_ALL": "C.UTF-8"} | env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        ).returncode
-    if code:
+def check_disk(with_test_tools: bool) -> None:
+    """Before the first run, say how much disk it takes; raise SetupError without it."""
+    needed = 0 if (STATE / "data").exists() else STACK_GB
+    if with_test_tools and not (STATE / "test-logs").exists():
+        needed += TESTS_GB
+    if not needed:
+        return
+    free = shutil.disk_usage(STATE).free / 1e9
+    if free < needed:
         raise SetupError(
-            f"`{' '.join(map(str, command))}` failed with exit status {code}."
-            f" The end of {LOG}:\n{tail(LOG)}"
+            f"The first run takes {needed:.1f} GB of disk, and {free:.1f} GB are free"
+            f" where {STATE} is: make room, or clone to another disk."
         )
-
-
-def _find(program: str) -> Path | None:
-    """Like `which`, also where only root's PATH leads to."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"])
-    found = shutil.which(program, path=path)
-    return Path(found) if found else None
+    print(f"The first run takes {needed:.1f} GB of disk.", flush=True)
 
 
 def _postgres_bin() -> Path | None:
@@ -203,27 +179,26 @@ def _install_debian_packages(with_test_tools: bool) -> None:
     wanted = ["pgbouncer", "nginx"]
     if with_test_tools:
         wanted += ["faketime", "chromium"]
-        if not _find("ip"):
+        if not find("ip"):
             missing.append("iproute2")
         # Of the Node.js that Playwright brings along.
         if not list(Path("/usr/lib").glob("*/libatomic.so.1")):
             missing.append("libatomic1")
-    missing += [name for name in wanted if not _find(name)]
+    missing += [name for name in wanted if not find(name)]
     if not importlib.util.find_spec("ensurepip"):
         missing.append("python3-venv")
     if not missing:
         return
     names = " ".join(missing)
     install = f"apt-get install --no-install-recommends {names}"
-    if os.geteuid() != 0 or not _find("apt-get"):
+    if os.geteuid() != 0 or not find("apt-get"):
         raise SetupError(
             f"These Debian packages are missing: {names}. Install them as root:\n"
             f"    {install}"
         )
     with step(f"Installing {names} with apt-get"):
-        noninteractive = {"DEBIAN_FRONTEND": "noninteractive"}
-        _run("apt-get", "update", **noninteractive)
-        _run(*install.split(), "--yes", **noninteractive)
+        debian.apt_get("update")
+        debian.apt_get(*install.split()[1:], "--yes")
     importlib.invalidate_caches()
     if not importlib.util.find_spec("ensurepip"):
         raise SetupError(
@@ -232,129 +207,118 @@ def _install_debian_packages(with_test_tools: bool) -> None:
         )
 
 
-def _debian_mirrors() -> list[str]:
-    """The archives that apt uses here, the likeliest mirror of Debian first."""
-    output = subprocess.run(
-        ["apt-get", "indextargets", "--no-release-info"]
-        + ["--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
-        capture_output=True,
-        text=True,
-    ).stdout
-    targets = [line.split() for line in output.splitlines()]
-    likely = [
-        (component != "main", site)
-        for site, release, component in targets
-        if "security" not in release
-    ]
-    return list(dict.fromkeys(site for _, site in sorted(likely, key=lambda x: x[0])))
-
-
-def _download_odoo() -> Path:
-    """Unpack Debian's Odoo 19.0, which its dependencies keep from being installed."""
-    prefix = STATE / "odoo"
-    if prefix.exists():
-        return prefix
-    if not _find("apt-get") or not DEBIAN_KEYRING.exists():
+def _find_odoo() -> tuple[Path, str]:
+    """Where Odoo is, and its series."""
+    wanted = os.environ.get("ODOO_SERIES")
+    path = os.environ.get("ODOO_PATH")
+    prefix = (
+        Path(path).expanduser().resolve()
+        if path
+        else debian.odoo(wanted or DEFAULT_SERIES)
+    )
+    release = _locate_odoo(prefix).package / "release.py"
+    version = re.search(
+        r"^version_info = \(\D*(\d+), (\d+)", release.read_text(), re.MULTILINE
+    )
+    if not version:
+        raise SetupError(f"{release} does not tell the series.")
+    series = ".".join(version.groups())
+    if wanted and wanted != series:
         raise SetupError(
-            "Odoo 19.0 is downloaded from Debian, and this is not Debian: set ODOO_PATH"
-            " to a checkout of Odoo 19.0."
+            f"ODOO_PATH names Odoo {series}, but {wanted} is asked for: unset one of"
+            " the two."
         )
-    apt = STATE / "apt"
-    partial = STATE / "odoo.partial"
-    for folder in (apt, partial):
-        shutil.rmtree(folder, ignore_errors=True)
-    for folder in ("lists/partial", "cache/archives/partial", "packages"):
-        (apt / folder).mkdir(parents=True)
-    sources = apt / "sources.list"
-    apt_get = ["apt-get", "--quiet"]
-    for option in (
-        f"Dir::Etc::SourceList={sources}",
-        "Dir::Etc::SourceParts=/dev/null",
-        "Dir::Etc::Preferences=/dev/null",
-        "Dir::Etc::PreferencesParts=/dev/null",
-        f"Dir::State::Lists={apt / 'lists'}",
-        f"Dir::Cache={apt / 'cache'}",
-        "APT::Sandbox::User=root",
-        "APT::Update::Error-Mode=any",
-    ):
-        apt_get += ["-o", option]
-    with step("Downloading Odoo 19.0 from Debian (130 MB)"):
-        failure = SetupError(
-            "apt has no Debian mirror configured: add one, or set ODOO_PATH to a"
-            " checkout of Odoo 19.0."
-        )
-        for mirror in _debian_mirrors():
-            sources.write_text(
-                "".join(
-                    f"deb [signed-by={DEBIAN_KEYRING} target=Packages]"
-                    f" {mirror} {suite} main\n"
-                    for suite in (ODOO_SUITE, FONT_SUITE)
-                )
-            )
-            try:
-                _run(*apt_get, "update")
-                _run(*apt_get, "download", *ODOO_PACKAGES, cwd=apt / "packages")
-            except SetupError as error:
-                failure = error
-            else:
-                break
-        else:
-            raise failure
-    with step("Unpacking it"):
-        for package in sorted((apt / "packages").glob("*.deb")):
-            _run("dpkg-deb", "--extract", package, partial)
-        shutil.rmtree(apt)
-        partial.rename(prefix)
-    return prefix
+    return prefix, series
 
 
-def _locate_odoo(prefix: Path) -> tuple[Path, Path | None, list[Path]]:
-    """The start script, PYTHONPATH and addons of a checkout or of Debian's package."""
+def _locate_odoo(prefix: Path) -> _Odoo:
+    """What there is in a checkout or in Debian's package."""
     if (prefix / "odoo-bin").exists():
-        return prefix / "odoo-bin", None, [prefix / "addons"]
+        # A source tarball has all addons in odoo/addons.
+        addons = [x for x in [prefix / "addons"] if x.exists()]
+        return _Odoo(prefix / "odoo-bin", prefix / "odoo", addons, {})
     if (prefix / "usr/bin/odoo").exists():
         packages = prefix / "usr/lib/python3/dist-packages"
-        return prefix / "usr/bin/odoo", packages, []
+        env = {"PYTHONPATH": str(packages)}
+        return _Odoo(prefix / "usr/bin/odoo", packages / "odoo", [], env)
     raise SetupError(
         f"There is no Odoo in {prefix}: ODOO_PATH must name a folder with odoo-bin in"
         " it, or with usr/bin/odoo as in Debian's package."
     )
 
 
-def _create_venv() -> Path:
+def _create_tools_venv() -> Path:
     venv = STATE / "venv"
+
+    def create() -> None:
+        run(sys.executable, "-m", "venv", "--clear", venv)
+
+    return _create_venv(venv, SETUP / "requirements" / "tools.txt", create, {})
+
+
+def _create_odoo_venv(series: str, tools: Path) -> tuple[Path, dict[str, str]]:
+    if float(series) >= OLD_SERIES:
+        requirements = SETUP / "requirements" / "odoo-17.0-19.0.txt"
+        venv = STATE / "venv-odoo-17.0-19.0"
+
+        def create() -> None:
+            run(sys.executable, "-m", "venv", "--clear", venv)
+
+        return _create_venv(venv, requirements, create, {}), {}
+
+    requirements = SETUP / "requirements" / "odoo-14.0-16.0.txt"
+    venv = STATE / "venv-odoo-14.0-16.0"
+    interpreter, env = debian.python_39()
+
+    def create_old() -> None:
+        run(interpreter, "-m", "venv", "--clear", "--without-pip", venv, **env)
+        run(
+            *(tools, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"),
+            *("--python-version=3.9", f"--target={venv}/lib/python3.9/site-packages"),
+            *OLD_PIP,
+        )
+
+    return _create_venv(venv, requirements, create_old, env), env
+
+
+def _create_venv(
+    venv: Path, requirements: Path, create: Callable[[], None], env: dict[str, str]
+) -> Path:
+    """Fill a virtual environment with what is listed, unless it is that already."""
     python = venv / "bin" / "python"
-    requirements = SETUP / "requirements.txt"
     # A virtual environment can be neither half-filled nor moved.
     wanted = f"{venv}\n{requirements.read_text()}"
     stamp = venv / "complete"
     if python.exists() and stamp.exists() and stamp.read_text() == wanted:
         return python
-    with step("Installing the Python packages from setup/requirements.txt"):
-        _run(sys.executable, "-m", "venv", "--clear", venv)
-        _run(python, "-m", "pip", "install", "--requirement", requirements)
+    with step(f"Installing the Python packages from {requirements.relative_to(ROOT)}"):
+        create()
+        install = ("-m", "pip", "install", "--no-deps", "--requirement", requirements)
+        run(python, *install, **env)
+        run(python, "-m", "pip", "check", **env)
         stamp.write_text(wanted)
     return python
 
 
-def _link_addon() -> Path:
-    addons = STATE / "addons"
-    addons.mkdir(exist_ok=True)
-    link = addons / "bus_alt_connection"
-    if not link.is_symlink():
-        link.symlink_to("../..")
-    return addons
-
-
-def _make_data_folder(server_user: str | None) -> Path:
+def _make_data_folder(server_user: str | None, series: str) -> Path:
     """A folder for the servers, elsewhere if their user cannot reach this one."""
     data = STATE / "data"
-    if data.exists():
-        return data
-    data.unlink(missing_ok=True)
+    if not data.exists():
+        data.unlink(missing_ok=True)
+        _make_reachable(data, server_user)
+    # Of the databases, which are another series' in each.
+    folder = data / series
+    if not folder.exists():
+        folder.mkdir()
+        if server_user:
+            shutil.chown(folder, server_user, server_user)
+    return folder
+
+
+def _make_reachable(data: Path, server_user: str | None) -> None:
     if server_user is None:
         data.mkdir()
-        return data
+        return
     reachable = not subprocess.run(
         ["test", "-x", STATE], user=server_user, group=server_user, extra_groups=[]
     ).returncode
@@ -368,4 +332,3 @@ def _make_data_folder(server_user: str | None) -> Path:
     shutil.chown(folder, server_user, server_user)
     if not reachable:
         data.symlink_to(folder)
-    return data

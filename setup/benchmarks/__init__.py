@@ -4,5 +4,6 @@ import sys
 
 from provision import ROOT
 
-# The tests' clients, faults and figures, of which the parts make use.
-sys.path.append(str(ROOT / "e2e"))
+# The tests' clients, faults and figures, of which the parts make use; and what of the
+# addon needs no Odoo.
+sys.path += [str(ROOT / "tests" / "e2e"), str(ROOT)]

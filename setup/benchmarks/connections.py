@@ -15,8 +15,10 @@ from typing import Any
 
 import client
 import psycopg2
+from odoo_server import CONF, read_options
+from ports import HOST
 from provision import step
-from stack import CONF, HOST, Stack, read_options
+from stack import Stack
 
 from . import tenants
 from .load import (

@@ -72,13 +72,14 @@ class Sender:
     """Sends as ``_sendone`` does, on connections kept open like those of a pool."""
 
     def __init__(self, stack: Stack, database: str, pooled: bool) -> None:
+        self._stack = stack
         self._database = database
         self._rows = stack.connect(database, pooled=pooled)
         self._notifications = stack.connect("postgres", pooled=pooled)
 
     def send(self, channel: str, text: str) -> float:
         """Send a message; return the time at which its commit was done."""
-        key = json.dumps([self._database, channel], separators=(",", ":"))
+        key = client.channel_key(self._stack, self._database, channel)
         message = json.dumps({"type": "bench", "payload": text})
         with self._rows, self._rows.cursor() as cr:
             cr.execute(
@@ -92,6 +93,12 @@ class Sender:
             cr.execute("SELECT pg_notify('imbus', %s)", [f"[{key}]"])
         return committed
 
+    def last_id(self) -> int:
+        """Return the id of the last message, 0 if there is none."""
+        with self._rows, self._rows.cursor() as cr:
+            cr.execute("SELECT coalesce(max(id), 0) FROM bus_bus")
+            return cr.fetchone()[0]
+
     def close(self) -> None:
         self._rows.close()
         self._notifications.close()
@@ -104,9 +111,9 @@ def borrow(conn: connection) -> None:
 
 
 class User(client.User):
-    def subscribe(self, channel: str) -> Websocket:
+    def subscribe(self, *channels: str, last: int = 0) -> Websocket:
         cookie = "; ".join(f"{c.name}={c.value}" for c in self._http.cookies)
-        return Websocket(self._odoo.websocket_url, cookie, [channel])
+        return Websocket(self._odoo.websocket_url, cookie, channels, last)
 
 
 class Websocket(client.Websocket):
@@ -195,19 +202,19 @@ class Audience:
 class Server:
     """A contender's Odoo, with a user who is logged in and a sender."""
 
-    def __init__(self, stack: Stack, contender: Contender) -> None:
+    def __init__(self, stack: Stack, contender: Contender, **options: Any) -> None:
         self.contender = contender
         self.odoo = stack.odoo(
             contender.database,
             addon=contender.addon,
             direct=contender.direct,
-            args=["--max-cron-threads=0"],
+            **{"args": ["--max-cron-threads=0"], **options},
         )
         self.sender = Sender(stack, contender.database, not contender.direct)
 
     def __enter__(self) -> Server:
         self.odoo.start()
-        self._user = User(self.odoo, self.contender.database)
+        self.user = User(self.odoo, self.contender.database)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -215,7 +222,7 @@ class Server:
         self.odoo.stop()
 
     def subscribe(self, channel: str) -> Websocket:
-        return self._user.subscribe(channel)
+        return self.user.subscribe(channel)
 
     def processes(self) -> list[psutil.Process]:
         process = psutil.Process(self.odoo.pid)

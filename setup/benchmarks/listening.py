@@ -1,39 +1,40 @@
 """The addon's listening loop alone, against the least that psycopg2 can do.
 
 It tells what the loop itself costs, which the latency of a whole Odoo would hide. No
-Odoo runs here: the addon's own modules are loaded beside a stand-in for Odoo's, and
-wake a stand-in for a websocket. Sender and loop share one thread, so that no round trip
-holds a wait for the interpreter's lock.
+Odoo runs here: what the loop consists of needs none, and wakes a stand-in for a
+websocket. Sender and loop share one thread, so that no round trip holds a wait for the
+interpreter's lock. No canary is sent, for that has a thread.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
+import logging
 import multiprocessing
-import operator
 import selectors
-import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from statistics import median
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import psutil
 import psycopg2
-from provision import ROOT, step
+from provision import step
 from psycopg2.extensions import connection, cursor
 from stack import Stack
+
+from listening.listener import Listener
+from listening.state import State
+from models.websockets import Websockets
 
 from .figures import percentile
 
 LOOPS = {
     "raw": "select, poll and pop",
-    "ours": "Listener and dispatch_payloads, up to the wake-up of the websocket",
+    "ours": "Listener and Websockets, up to the wake-up of the websocket",
 }
 
 CHANNEL = "imbus"
@@ -102,8 +103,10 @@ class OurLoop:
     def __init__(self, params: dict[str, str]) -> None:
         self._params = params
         self._woken = 0.0
+        self._state = State(logging.getLogger(__name__), CHANNEL, "")
         channels = {("db", "res.partner", 3): {self}}
-        self._dispatcher = SimpleNamespace(_channels_to_ws=channels)
+        dispatcher = SimpleNamespace(_channels_to_ws=channels)
+        self._websockets = Websockets(None, dispatcher, self._state)
 
     def trigger_notification_dispatching(self) -> None:
         """What the dispatcher calls on a websocket."""
@@ -117,14 +120,14 @@ class OurLoop:
 
         def on_notifications(payloads: list[str]) -> None:
             nonlocal count
-            dispatch_payloads(self._dispatcher, payloads)
+            self._websockets.notify(payloads)
             count += len(payloads)
             if is_enough(count):
                 listener.stop()
 
-        dispatch_payloads = addon_module("models.bus").dispatch_payloads
-        listener = addon_module("listener").Listener(
-            lambda: self._params, CHANNEL, on_notifications, on_listening
+        listener = Listener(
+            *(lambda: self._params, CHANNEL, on_notifications, on_listening),
+            state=self._state,
         )
         listener.run()
 
@@ -163,50 +166,6 @@ class OurLoop:
         return end - start
 
 
-def addon_module(name: str) -> ModuleType:
-    """Import a module of the addon without Odoo."""
-    if "odoo" not in sys.modules:
-        stand_in = MagicMock()
-        # An Odoo whose dispatcher has not started and which has no settings, in a
-        # process that does not hold the websockets, so that nothing is logged of them.
-        stand_in.addons.bus.models.bus.dispatch.is_alive.return_value = False
-        stand_in.tools.config.get.return_value = None
-        stand_in.evented = False
-        stand_in.release.version_info = (19, 0)
-        sys.modules["odoo"] = stand_in
-        for part in (
-            "addons.bus.models",
-            "modules.loading",
-            "modules.module",
-            "release",
-            "service.server",
-            "tools",
-        ):
-            sys.modules[f"odoo.{part}"] = operator.attrgetter(part)(stand_in)
-    # The packages' own __init__ would import all of the addon.
-    for package, folder in (
-        ("bus_alt_connection", ROOT),
-        ("bus_alt_connection.models", ROOT / "models"),
-    ):
-        module = ModuleType(package)
-        module.__path__ = [str(folder)]
-        sys.modules.setdefault(package, module)
-    return importlib.import_module(f"bus_alt_connection.{name}")
-
-
-def listening_params(stack: Stack) -> dict[str, str]:
-    """Return the addon's connection parameters, for the role that may only listen."""
-    with contextlib.closing(stack.connect("postgres", role="odoo_listen")) as conn:
-        options = {
-            "db_listen_host": conn.info.host,
-            "db_listen_port": str(conn.info.port),
-            "db_listen_user": conn.info.user,
-            "db_listen_password": conn.info.password,
-        }
-    settings = addon_module("settings").load(options.get, {}, "odoo.conf")
-    return settings.connection_params()
-
-
 def flood(cr: cursor, first: int, count: int) -> None:
     """Send notifications in one transaction.
 
@@ -229,7 +188,7 @@ def sending(stack: Stack) -> Iterator[cursor]:
 
 def measure_loops(stack: Stack, rounds: int) -> dict[str, Any]:
     """Measure both loops in every round."""
-    params = listening_params(stack)
+    params = stack.params("postgres", role="odoo_listen")
     loops = {"raw": RawLoop(params), "ours": OurLoop(params)}
     turns = []
     with (
@@ -291,7 +250,7 @@ def measure_memory(stack: Stack, notifications: int) -> dict[str, Any]:
     receiver, pipe = context.Pipe(duplex=False)
     process = context.Process(
         target=listen_and_report,
-        args=[listening_params(stack), total, pipe],
+        args=[stack.params("postgres", role="odoo_listen"), total, pipe],
         daemon=True,
     )
     samples = []

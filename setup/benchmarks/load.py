@@ -18,8 +18,11 @@ import psutil
 import psycopg2
 import requests
 import websocket
+from odoo_server import CONF, read_options
+from ports import HOST, free_ports
 from provision import SETUP
-from stack import CONF, HOST, PgBouncer, Stack, free_ports, read_options
+from servers import PgBouncer
+from stack import Stack
 
 from .delivery import User
 from .figures import percentile
@@ -235,6 +238,10 @@ class Instance:
         if self._mailbox:
             self._mailbox.close()
         self._odoo.stop()
+
+    @property
+    def pid(self) -> int:
+        return self._odoo.pid
 
     def open(self, clients: int) -> None:
         """Log in, and open the tabs and the websocket."""

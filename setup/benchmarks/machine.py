@@ -28,7 +28,7 @@ def facts(stack: Stack) -> dict[str, str | int]:
         "cpus": os.cpu_count() or 0,
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "postgresql": postgresql,
+        "postgresql": postgresql.split()[0],
         "pgbouncer": pgbouncer[1],
         "psycopg2": psycopg2.__version__.split()[0],
         "libpq": f"{libpq // 10000}.{libpq % 10000}",

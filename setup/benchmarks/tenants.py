@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stack import CONF, HOST, Stack, read_options
+from odoo_server import CONF, read_options
+from ports import HOST
+from stack import Stack
 
 from .load import MAX_CONNECTIONS, Counts, Instance, Pooler, burst, restart_with
 

@@ -1,0 +1,161 @@
+"""The processes of a stack, supervised by mirakuru: how each starts and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mirakuru
+import mirakuru.exceptions
+from basics import SetupError, tail
+from ports import HOST, check_free
+
+if TYPE_CHECKING:
+    from stack import Stack
+
+
+class Server(mirakuru.TCPExecutor):
+    """One process with a port, a log and a clear word when it does not start."""
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str | Path],
+        port: int,
+        log: Path,
+        user: str | None = None,
+        timeout: float = 60,
+        **kwargs: Any,
+    ) -> None:
+        as_user = {"user": user, "group": user, "extra_groups": []} if user else {}
+        super().__init__(
+            [str(part) for part in command],
+            HOST,
+            port,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            popen_kwargs=as_user,
+            **kwargs,
+        )
+        self.name = name
+        self.log = log
+        self.returncode: int | None = None
+        """Exit status after `stop()`."""
+
+    @property
+    def envvars(self) -> dict[str, str]:
+        """Ours, without what would reconfigure libpq or Odoo."""
+        return {
+            name: value
+            for name, value in super().envvars.items()
+            if name in self._envvars
+            or name == "ODOO_PATH"
+            or not name.startswith(("PG", "ODOO_"))
+        }
+
+    def check_port(self) -> None:
+        """Raise SetupError if somebody else has it."""
+        check_free(self.port, self.name)
+
+    def start(self) -> Server:
+        self.check_port()
+        with self.log.open("a") as log:
+            self._stdout = log
+            try:
+                super().start()
+            except mirakuru.exceptions.TimeoutExpired:
+                reason = f"did not answer within {self._timeout:.0f} s"
+            except mirakuru.exceptions.ProcessExitedWithError as error:
+                reason = f"ended at once with exit status {error.exit_code}"
+            else:
+                return self
+        raise SetupError(
+            f"{self.name} {reason}. The end of {self.log}:\n{tail(self.log)}"
+        )
+
+    def stop(self, *args: Any, **kwargs: Any) -> Server:
+        """Stop it, however it ends."""
+        if process := self.process:
+            with contextlib.suppress(mirakuru.exceptions.ProcessFinishedWithError):
+                super().stop(*args, **kwargs)
+            self.returncode = process.returncode
+        return self
+
+
+class PostgreSQL(Server):
+    """Has started when it takes connections, not when it listens."""
+
+    def __init__(self, pg_isready: Path, *args: Any, **kwargs: Any) -> None:
+        super().__init__("PostgreSQL", *args, stop_signal=signal.SIGINT, **kwargs)
+        self.pg_isready = pg_isready
+
+    def after_start_check(self) -> bool:
+        command = [self.pg_isready, "--quiet", "--host", HOST, "--port", str(self.port)]
+        return subprocess.run(command).returncode == 0
+
+
+class Standby(PostgreSQL):
+    """A standby, which can be promoted."""
+
+    promote: Callable[[], None]
+
+
+class PgBouncer(Server):
+    """One in front of a stack's PostgreSQL, by an ini in the stack's folder."""
+
+    def __init__(self, stack: Stack, ini: str, port: int, log: str) -> None:
+        super().__init__(
+            "PgBouncer",
+            [stack.environment.pgbouncer, ini],
+            port,
+            stack.logs / log,
+            stack.environment.server_user,
+            cwd=stack.folder,
+            # PgBouncer 1.18 ends so on SIGTERM.
+            expected_returncode=1,
+        )
+
+
+class OdooServer(Server):
+    """Has started when all its URLs answer.
+
+    With `force`, a second signal follows soon: a threaded server with long polling
+    would wait for its requests, which last 50 s.
+    """
+
+    PATIENCE = 3
+
+    def __init__(
+        self, health: list[tuple[int, str]], force: bool, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__("Odoo", *args, **kwargs)
+        self.health = health
+        self.force = force
+
+    def stop(self, *args: Any, **kwargs: Any) -> Server:
+        if self.force and self.process and self.running():
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(self.PATIENCE)
+        return super().stop(*args, **kwargs)
+
+    def after_start_check(self) -> bool:
+        return all(self._answers(port, path) for port, path in self.health)
+
+    def _answers(self, port: int, path: str) -> bool:
+        connection = http.client.HTTPConnection(HOST, port, timeout=self._timeout)
+        try:
+            connection.request("GET", path)
+            # Without a database to load "bus" from, /websocket/health is a 404, and
+            # so are both in the oldest series.
+            return connection.getresponse().status < 500
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
