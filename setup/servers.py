@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mirakuru
 import mirakuru.exceptions
+import psycopg2
 from basics import SetupError, tail
 from ports import HOST, check_free
 
@@ -120,6 +123,34 @@ class PgBouncer(Server):
             # PgBouncer 1.18 ends so on SIGTERM.
             expected_returncode=1,
         )
+        self._connect = functools.partial(stack.connect, pooled=True)
+
+    def wait_connected(self, seconds: float = 30) -> None:
+        """Wait until it passes queries to the databases that it has pools of.
+
+        That PostgreSQL is back it sees with its next attempt for each, after
+        `server_login_retry`, and until then it refuses whoever comes.
+        """
+        deadline = time.monotonic() + seconds
+        with contextlib.closing(self._connect("pgbouncer")) as console:
+            console.autocommit = True
+            with console.cursor() as cursor:
+                cursor.execute("SHOW POOLS")
+                names = {row[0] for row in cursor} - {"pgbouncer"}
+        for dbname in names:
+            while error := self._find_error(dbname):
+                if time.monotonic() > deadline:
+                    raise SetupError(f"PgBouncer still refuses: {error}")
+                time.sleep(0.1)
+
+    def _find_error(self, dbname: str) -> psycopg2.OperationalError | None:
+        try:
+            with contextlib.closing(self._connect(dbname)) as connection:
+                connection.cursor().execute("SELECT 1")
+        except psycopg2.OperationalError as error:
+            # a dropped one's pool stays
+            return None if "does not exist" in str(error) else error
+        return None
 
 
 class OdooServer(Server):

@@ -108,6 +108,15 @@ class Stack:
         self.pgbouncer.stop()
         self.postgres.stop()
 
+    def start_postgres(self) -> None:
+        """Start it behind the running PgBouncer, which is to know of it."""
+        self.postgres.start()
+        self.pgbouncer.wait_connected()
+
+    def restart_postgres(self) -> None:
+        self.postgres.stop()
+        self.start_postgres()
+
     @contextlib.contextmanager
     def standby(self) -> Iterator[Standby]:
         """A hot standby of the cluster, for as long as the `with` block lasts."""

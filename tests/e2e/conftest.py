@@ -24,7 +24,7 @@ sys.path.append(str(ROOT))
 
 import ports  # noqa: E402
 import provision  # noqa: E402
-from basics import STATE  # noqa: E402
+from basics import STATE, tail  # noqa: E402
 from checking import check  # noqa: E402
 from ports import Ports  # noqa: E402
 from stack import Stack  # noqa: E402
@@ -103,6 +103,17 @@ def pytest_testnodedown(node):
 def pytest_terminal_summary(terminalreporter, config):
     if text := config.stash.get(LEFT_OUT, None):
         terminalreporter.write_line(text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Show with a failed test what the servers said last."""
+    report = yield
+    stack = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and stack:
+        for server in (stack.postgres, stack.pgbouncer):
+            report.sections.append((f"end of {server.log}", tail(server.log, 40)))
+    return report
 
 
 def own_folder(name):

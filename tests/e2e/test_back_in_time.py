@@ -37,7 +37,7 @@ def send_what_will_be_lost(stack, database, probe):
 def test_replaced_by_an_older_copy(stack, database, addon, listening, record):
     """On the same port, with some seconds of quiet in between."""
     with contextlib.ExitStack() as after:
-        after.callback(restart, stack.postgres)
+        after.callback(stack.restart_postgres)
         server = after.enter_context(start(stack, database, addon))
         with Probe(stack, server, database) as probe:
             listening(server)
@@ -53,8 +53,8 @@ def test_replaced_by_an_older_copy(stack, database, addon, listening, record):
 
 def test_lagging_standby_is_promoted(stack, database, addon, listening, record):
     with contextlib.ExitStack() as after:
+        after.callback(stack.restart_postgres)
         after.callback(stack.point_pgbouncer_to, stack.ports.postgres)
-        after.callback(restart, stack.postgres)
         standby = after.enter_context(stack.standby())
         env = {
             "ODOO_DB_LISTEN_HOST": "127.0.0.1,127.0.0.1",
@@ -83,11 +83,6 @@ def test_lagging_standby_is_promoted(stack, database, addon, listening, record):
             time.sleep(AFTERWARDS)
         record("lagging standby promoted", probe.worst, 2.5)
         assert len(own_lines(server, " WARNING ", "gone back", database)) == 1
-
-
-def restart(postgres):
-    postgres.stop()
-    postgres.start()
 
 
 def receives(cr):

@@ -248,15 +248,13 @@ def test_server_speaks_another_language(run_wrong, other_cluster, monkeypatch):
     """What was not understood gets no advice, least of all about the host."""
     other_cluster.execute("ALTER SYSTEM SET lc_messages = 'C.UTF-8'")
     monkeypatch.setenv("LANGUAGE", "de")
-    other_cluster.postgres.stop()
-    other_cluster.postgres.start()
+    other_cluster.restart_postgres()
     try:
         result = run_wrong({"PORT": "other", "PASSWORD": "hidden"})
     finally:
         other_cluster.execute("ALTER SYSTEM RESET lc_messages")
         monkeypatch.undo()
-        other_cluster.postgres.stop()
-        other_cluster.postgres.start()
+        other_cluster.restart_postgres()
     assert "Passwort" in result.find("LISTEN road", "FAILED")
     assert result.find_advice("LISTEN road", "FAILED") == ""
 

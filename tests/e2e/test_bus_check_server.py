@@ -87,7 +87,7 @@ def test_running_server(stack, database, workers, listening):
             try:
                 wait_until(lambda: ask().find("server", "FAILED"), "it fails")
             finally:
-                stack.postgres.start()
+                stack.start_postgres()
 
 
 def test_running_server_without_the_addon(stack, database):

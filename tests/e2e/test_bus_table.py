@@ -51,14 +51,9 @@ def cluster():
         cluster.execute(f"CREATE DATABASE {DATABASE} OWNER odoo")
         # Statements that would wait for each other fail instead.
         cluster.execute(f"ALTER DATABASE {DATABASE} SET lock_timeout = '5s'")
-        restart(cluster)
+        cluster.restart_postgres()
         yield cluster
         cluster.drop_database(DATABASE)
-
-
-def restart(cluster):
-    cluster.postgres.stop()
-    cluster.postgres.start()
 
 
 @pytest.fixture
@@ -250,7 +245,7 @@ def test_restarted(cluster, table, connect):
     table.execute("BEGIN")
     table.execute(INSERT, ["prepared"])
     table.execute("PREPARE TRANSACTION 'x'")
-    restart(cluster)
+    cluster.restart_postgres()
     table.reader, execute = connect(), connect().cursor().execute
     execute(INSERT, ["after"])
     assert table.read() == (None, True, False)

@@ -126,8 +126,7 @@ def test_after_its_backend_was_terminated(server, action, sql, listening, record
 
 def test_after_a_postgres_restart(stack, server, action, listening, record):
     backend = listening(server, channel=CHANNEL)
-    stack.postgres.stop()
-    stack.postgres.start()
+    stack.restart_postgres()
     listening(server, other_than=[backend], channel=CHANNEL)
     wait_until(action.works, "Odoo serves again")
     record(action.delay())

@@ -26,6 +26,7 @@ def standby(stack, sql):
             sql("SELECT pg_reload_conf()")
             sql("ALTER ROLE odoo RESET synchronous_commit")
             stack.point_pgbouncer_to(stack.ports.postgres)
+            stack.pgbouncer.wait_connected()
 
 
 def test_failover(stack, standby, database, addon, listeners, record):

@@ -116,8 +116,7 @@ def test_junk_does_not_flood_the_log(odoo, subscribed, sender, listening):
 
 def test_postgres_restart(stack, odoo, database, sender, listening):
     backend = listening(odoo)
-    stack.postgres.stop()
-    stack.postgres.start()
+    stack.restart_postgres()
     listening(odoo, other_than=[backend])
     # Odoo itself may close a websocket whose read fails meanwhile; browsers reconnect
     websocket = wait_until(

@@ -80,7 +80,7 @@ def test_database_is_away(stack, health, listening):
         try:
             health.wait(503, "fail", "fallback")
         finally:
-            stack.postgres.start()
+            stack.start_postgres()
         health.wait(200, "pass", "listening")
 
 
