@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Iterator
 
 from psycopg2.extensions import connection as Connection
 
@@ -40,29 +41,33 @@ def check_pooler(conn: Connection) -> Line:
         f"{version}, pool_mode {mode}, server_login_retry {retry:.0f},"
         f" server_idle_timeout {idle:.0f}, {size} server connections for a database"
     )
-    advices = []
+    advices = list(_advise(mode, retry, idle, size))
+    status = FAILED if mode == "statement" else WARNING if advices else OK
+    return Line("pooler", status, text, " ".join(advices))
+
+
+def _advise(mode: str, retry: float, idle: float, size: int) -> Iterator[str]:
+    """Yield what to do about the settings, in whole sentences."""
     if mode == "statement":
-        advices.append("Odoo needs transactions: set pool_mode = transaction.")
+        yield "Odoo needs transactions: set pool_mode = transaction."
     if retry > 2 * SERVER_LOGIN_RETRY:
-        advices.append(
+        yield (
             f"Nothing gets through for up to {retry:.0f} s after PostgreSQL was away:"
             f" set server_login_retry = {SERVER_LOGIN_RETRY}."
         )
     if not 0 < idle < Poller.SAFETY_INTERVAL:
-        advices.append(
+        yield (
             "Each database in use keeps a server connection for good, as its bus table"
             f" is read every {Poller.SAFETY_INTERVAL:.0f} s: set server_idle_timeout ="
             f" {SERVER_IDLE_TIMEOUT}."
         )
     needed = config["workers"] + config["max_cron_threads"] + 2
     if config["workers"] and size < needed:
-        advices.append(
+        yield (
             "After the update of a module each worker may hold a transaction and wait"
             " for another: let default_pool_size and reserve_pool_size be"
             f" {needed} together."
         )
-    status = FAILED if mode == "statement" else WARNING if advices else OK
-    return Line("pooler", status, text, " ".join(advices))
 
 
 def pool_size(values: dict, databases: list[dict]) -> int:

@@ -150,15 +150,7 @@ def load(
         )
     if problems:
         raise SettingsError(problems)
-    odoo_endpoint = (
-        set_value(get("db_host")),
-        set_value(get("db_port")) or DEFAULT_PORT,
-    )
-    endpoint = params.get("host"), params.get("port", DEFAULT_PORT)
-    is_elsewhere = "service" in params or "hostaddr" in params
-    return Settings(
-        params, sources, int(max_age), is_elsewhere or endpoint != odoo_endpoint
-    )
+    return Settings(params, sources, int(max_age), _is_own_endpoint(params, get))
 
 
 def _of_options(values, sources, get, config_file) -> tuple[dict, dict]:
@@ -206,6 +198,15 @@ def _of_dsn(values, sources) -> tuple[dict, dict]:
         ) from None
     params = {key: value for key, value in params.items() if value.strip()}
     return params, {keyword: f"{keyword} in {dsn}" for keyword in params}
+
+
+def _is_own_endpoint(params: dict, get: Callable[[str], Any]) -> bool:
+    """Return whether the parameters lead elsewhere than db_host and db_port."""
+    if "service" in params or "hostaddr" in params:
+        return True
+    port = set_value(get("db_port")) or DEFAULT_PORT
+    own = params.get("host"), params.get("port", DEFAULT_PORT)
+    return own != (set_value(get("db_host")), port)
 
 
 def _problems(params: dict, origins: dict, dsn: str | None) -> list[str]:

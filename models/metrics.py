@@ -11,7 +11,7 @@ import ast
 import collections
 import functools
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict
 
 from odoo.release import series as odoo_series
 
@@ -26,8 +26,46 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: What all names begin with.
 PREFIX = "bus_alt_connection_"
 
-#: Name, type, help, and the values by their labels (as they are written, in braces).
-Family = Tuple[str, str, str, Dict[str, float]]
+#: The families of values in the order in which they are told, and what each is. A
+#: counter's name ends with ``_total``.
+HELP = {
+    "info": "The addon, and the series of Odoo.",
+    "state": "How live messages flow: 1 for the state that is, 0 for the others.",
+    "state_since_timestamp_seconds": (
+        "Since when the connection is starting, listening or in fallback."
+    ),
+    "overrides_lost": "Functions of Odoo whose override is not in force any more.",
+    "connects_total": "Listening connections opened.",
+    "connect_failures_total": "Attempts to open a listening connection that failed.",
+    "losses_total": (
+        "Listening connections that ended by themselves, or were found deaf."
+    ),
+    "notifications_total": "Notifications of Odoo's that were heard.",
+    "junk_total": "Parts of notifications that are no channels of the bus.",
+    "canaries_sent_total": (
+        "Notifications that were sent to oneself, through the pooler."
+    ),
+    "canaries_lost_total": (
+        "Notifications to oneself that did not arrive: the connection was deaf."
+    ),
+    "table_readings_total": "Readings of bus tables.",
+    "databases": "Databases in use, by whether their bus tables can be read.",
+    "canary_round_trip_seconds": (
+        "How long the last canary that arrived took, the pooler included."
+    ),
+    "cron_listeners": "Cron workers or threads, by how they listen for triggers.",
+}
+
+#: Families with a value for the bus and one for cron, and which of their metrics.
+BY_CHANNEL = {
+    "connects_total": "connects",
+    "connect_failures_total": "failures",
+    "losses_total": "losses",
+    "notifications_total": "notifications",
+}
+
+#: Values by their labels (as they are written, in braces), by family.
+Values = Dict[str, Dict[str, float]]
 
 #: When the evented worker does not answer: there is nothing to read, which Prometheus
 #: shows as ``up`` 0.
@@ -38,12 +76,18 @@ UNREACHABLE = Answer(
 
 def answer() -> Answer:
     """Answer for this process."""
-    text = "".join(
-        f"# HELP {PREFIX}{name} {what}\n# TYPE {PREFIX}{name} {kind}\n"
-        + "".join(f"{PREFIX}{name}{key} {value}\n" for key, value in values.items())
-        for name, kind, what, values in families(bus.state)
-    )
+    values = read(bus.state)
+    text = "".join(write(each, values[each]) for each in HELP if each in values)
     return Answer("200 OK", CONTENT_TYPE, text)
+
+
+def write(family: str, values: dict[str, float]) -> str:
+    """Return a family's lines."""
+    name = PREFIX + family
+    kind = "counter" if name.endswith("_total") else "gauge"
+    lines = [f"# HELP {name} {HELP[family]}", f"# TYPE {name} {kind}"]
+    lines += [f"{name}{key} {value}" for key, value in values.items()]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def pass_on(status: int, body: str) -> Answer:
@@ -56,131 +100,45 @@ def pass_on(status: int, body: str) -> Answer:
     return Answer("200 OK", CONTENT_TYPE, body)
 
 
-def families(state: State) -> list[Family]:
+def read(state: State) -> Values:
     """Return what everybody may know of live messages and scheduled actions."""
     lost = bus.find_lost(state)
     name, tables = state.name, list(state.tables.values())
     own = state.metrics
-    shared = slots.find() if cron.has_triggers() else None
     channels = {bus.CHANNEL: own}
+    values = {
+        "info": {labels(version=addon_version(), series=odoo_series): 1},
+        "state": {labels(state=each): int(each == name) for each in state.STATES},
+        "state_since_timestamp_seconds": {"": state.since},
+        "overrides_lost": {"": len(lost)},
+        "junk_total": {"": own.junk},
+        "canaries_sent_total": {"": own.canaries},
+        "canaries_lost_total": {"": own.deaf},
+        "table_readings_total": {
+            labels(result="success"): own.readings,
+            labels(result="failure"): own.failed_readings,
+        },
+        "databases": {
+            labels(readable="yes"): sum(tables),
+            labels(readable="no"): len(tables) - sum(tables),
+        },
+    }
+    if own.round_trip:
+        values["canary_round_trip_seconds"] = {"": own.round_trip}
+    shared = slots.find() if cron.has_triggers() else None
     if shared:
         channels[cron.CHANNEL] = shared.total()
-
-    def by_channel(counter: str) -> dict[str, float]:
-        return {
+        count = collections.Counter(each.state for each in shared.alive())
+        values["cron_listeners"] = {
+            labels(state=each): count[index]
+            for index, each in enumerate(state.CONNECTION_STATES)
+        }
+    for family, counter in BY_CHANNEL.items():
+        values[family] = {
             labels(channel=channel): getattr(metrics, counter)
             for channel, metrics in channels.items()
         }
-
-    found = [
-        (
-            "info",
-            "gauge",
-            "The addon, and the series of Odoo.",
-            {labels(version=addon_version(), series=odoo_series): 1},
-        ),
-        (
-            "state",
-            "gauge",
-            "How live messages flow: 1 for the state that is, 0 for the others.",
-            {labels(state=each): int(each == name) for each in state.STATES},
-        ),
-        (
-            "state_since_timestamp_seconds",
-            "gauge",
-            "Since when the connection is starting, listening or in fallback.",
-            {"": state.since},
-        ),
-        (
-            "overrides_lost",
-            "gauge",
-            "Functions of Odoo whose override is not in force any more.",
-            {"": len(lost)},
-        ),
-        (
-            "connects_total",
-            "counter",
-            "Listening connections opened.",
-            by_channel("connects"),
-        ),
-        (
-            "connect_failures_total",
-            "counter",
-            "Attempts to open a listening connection that failed.",
-            by_channel("failures"),
-        ),
-        (
-            "losses_total",
-            "counter",
-            "Listening connections that ended by themselves, or were found deaf.",
-            by_channel("losses"),
-        ),
-        (
-            "notifications_total",
-            "counter",
-            "Notifications of Odoo's that were heard.",
-            by_channel("notifications"),
-        ),
-        (
-            "junk_total",
-            "counter",
-            "Parts of notifications that are no channels of the bus.",
-            {"": own.junk},
-        ),
-        (
-            "canaries_sent_total",
-            "counter",
-            "Notifications that were sent to oneself, through the pooler.",
-            {"": own.canaries},
-        ),
-        (
-            "canaries_lost_total",
-            "counter",
-            "Notifications to oneself that did not arrive: the connection was deaf.",
-            {"": own.deaf},
-        ),
-        (
-            "table_readings_total",
-            "counter",
-            "Readings of bus tables.",
-            {
-                labels(result="success"): own.readings,
-                labels(result="failure"): own.failed_readings,
-            },
-        ),
-        (
-            "databases",
-            "gauge",
-            "Databases in use, by whether their bus tables can be read.",
-            {
-                labels(readable="yes"): sum(tables),
-                labels(readable="no"): len(tables) - sum(tables),
-            },
-        ),
-    ]
-    if own.round_trip:
-        found.append(
-            (
-                "canary_round_trip_seconds",
-                "gauge",
-                "How long the last canary that arrived took, the pooler included.",
-                {"": own.round_trip},
-            )
-        )
-    if shared:
-        count = collections.Counter(each.state for each in shared.alive())
-        found.append(
-            (
-                "cron_listeners",
-                "gauge",
-                "Cron workers or threads, by how they listen for triggers.",
-                {
-                    labels(state=each): count[index]
-                    for index, each in enumerate(state.CONNECTION_STATES)
-                },
-            )
-        )
-    return found
+    return values
 
 
 def labels(**values: Any) -> str:
