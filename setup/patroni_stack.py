@@ -20,13 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from basics import SETUP, SetupError
+from basics import SetupError
 from engine_stack import EngineStack
 from engines import Engines
 from haproxy import HAProxy
 from ports import HOST, free_ports
-from roles import create_roles
 from servers import Server
+from stack import Stack
 
 ADDRESSES = ("127.0.0.1", "127.0.0.2")
 
@@ -193,29 +193,20 @@ class PatroniStack(EngineStack):
         )
         self.haproxy = HAProxy(self)
 
-    def start(self) -> PatroniStack:
+    def start(self) -> Stack:
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._make_folder(self.folder)
-        self._make_folder(self.logs)
+        return super().start()
+
+    def _prepare_cluster(self) -> None:
         self._superuser_password.touch(mode=0o600)
         self._superuser_password.write_text(secrets.token_urlsafe())
-        self._install(SETUP / "pgbouncer.ini", self.folder / "pgbouncer.ini")
-        self.conf.write_text(
-            self.environment.series.translate((SETUP / "odoo.conf").read_text())
-        )
-        self._write_pgbouncer_ini(self.ports.postgres)
-        try:
-            self.etcd.start()
-            for node in self.nodes:
-                node.start()
-            self.haproxy.start()
-            self.wait_healthy()
-            create_roles(self)
-            self.pgbouncer.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
+
+    def _start_cluster(self) -> None:
+        self.etcd.start()
+        for node in self.nodes:
+            node.start()
+        self.haproxy.start()
+        self.wait_healthy()
 
     def stop(self) -> None:
         self.pgbouncer.stop()

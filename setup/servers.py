@@ -9,14 +9,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mirakuru
 import mirakuru.exceptions
 import psycopg2
-from basics import SetupError, tail
-from ports import HOST, check_free
+from basics import SETUP, SetupError, tail
+from ports import HOST, Ports, check_free
 
 if TYPE_CHECKING:
     from stack import Stack
@@ -151,6 +152,32 @@ class PgBouncer(Server):
             # a dropped one's pool stays
             return None if "does not exist" in str(error) else error
         return None
+
+
+class Nginx(Server):
+    """One in front of a stack's Odoo."""
+
+    def __init__(self, stack: Stack) -> None:
+        environment, folder = stack.environment, stack.folder
+        super().__init__(
+            "nginx",
+            [environment.nginx, "-p", folder, "-e", "stderr", "-c", "nginx.conf"],
+            stack.ports.nginx,
+            stack.logs / "nginx.log",
+            environment.server_user,
+            cwd=folder,
+        )
+        self._stack = stack
+
+    def write_conf(self) -> None:
+        """Write ours, with the stack's ports."""
+        text = (SETUP / "nginx.conf").read_text()
+        own = astuple(self._stack.ports)
+        for demo, port in zip(astuple(Ports.demo()), own, strict=True):
+            text = text.replace(f":{demo};", f":{port};")
+        conf = self._stack.folder / "nginx.conf"
+        conf.write_text(text)
+        self._stack.hand_over(conf)
 
 
 class OdooServer(Server):

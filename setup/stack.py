@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +23,7 @@ from ports import HOST, Ports, free_ports
 from provision import Environment
 from psycopg2 import sql
 from roles import create_roles, write_userlist
-from servers import PgBouncer, PostgreSQL, Server, Standby
+from servers import Nginx, PgBouncer, PostgreSQL, Standby
 from template import make_template
 
 AnyPostgreSQL = TypeVar("AnyPostgreSQL", bound=PostgreSQL)
@@ -66,14 +65,7 @@ class Stack:
         )
         ini = "pgbouncer.ini" if self.is_demo else "pgbouncer_ports.ini"
         self.pgbouncer = PgBouncer(self, ini, ports.pgbouncer, "pgbouncer.log")
-        self.nginx = Server(
-            "nginx",
-            [environment.nginx, "-p", folder, "-e", "stderr", "-c", "nginx.conf"],
-            ports.nginx,
-            self.logs / "nginx.log",
-            environment.server_user,
-            cwd=folder,
-        )
+        self.nginx = Nginx(self)
 
     def __enter__(self) -> Stack:
         return self.start()
@@ -85,23 +77,29 @@ class Stack:
         """Start PostgreSQL and PgBouncer; create the cluster first if there is none."""
         self._make_folder(self.folder)
         self._make_folder(self.logs)
-        self._check_not_running()
-        if not self._cluster.exists():
-            self._create_cluster()
-        # Copies, since the servers' user may not be able to read the originals.
-        self._install(SETUP / "pg_hba.conf", self._cluster / "pg_hba.conf")
+        self._prepare_cluster()
+        # A copy, since the servers' user may not be able to read the original.
         self._install(SETUP / "pgbouncer.ini", self.folder / "pgbouncer.ini")
         self.conf.write_text(self.environment.series.translate(CONF.read_text()))
-        self._write_nginx_conf()
+        self.nginx.write_conf()
         self._write_pgbouncer_ini(self.ports.postgres)
         try:
-            self.postgres.start()
+            self._start_cluster()
             create_roles(self)
             self.pgbouncer.start()
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _prepare_cluster(self) -> None:
+        self._check_not_running()
+        if not self._cluster.exists():
+            self._create_cluster()
+        self._install(SETUP / "pg_hba.conf", self._cluster / "pg_hba.conf")
+
+    def _start_cluster(self) -> None:
+        self.postgres.start()
 
     def stop(self) -> None:
         self.nginx.stop()
@@ -273,14 +271,6 @@ class Stack:
             "[databases]\n"
             f"* = host={HOST} port={postgres_port}\n"
         )
-
-    def _write_nginx_conf(self) -> None:
-        text = (SETUP / "nginx.conf").read_text()
-        for demo, own in zip(astuple(Ports.demo()), astuple(self.ports), strict=True):
-            text = text.replace(f":{demo};", f":{own};")
-        conf = self.folder / "nginx.conf"
-        conf.write_text(text)
-        self.hand_over(conf)
 
     def _postgres_command(self, cluster: Path, port: int) -> list[str | Path]:
         unsafe = ["fsync", "synchronous_commit", "full_page_writes"]

@@ -10,6 +10,7 @@ import pytest
 from basics import SetupError
 from client import allowed, own_lines, wait_until
 from engines import Engines
+from probe import Probe
 from provision import provision
 
 #: Log lines of the addon about one fault, at most.
@@ -86,6 +87,21 @@ class Fault:
 def fault():
     """Begin to look at what a server logs about a fault."""
     return Fault
+
+
+@pytest.fixture
+def kill_listening_backend(stack, database, sql, listening, fault):
+    """Return how late (s) the worst message was upon that, and its :class:`Fault`."""
+
+    def kill(server):
+        with Probe(stack, server, database) as probe:
+            backend = listening(server)
+            log = fault(server)
+            sql("SELECT pg_terminate_backend(%s)", backend)
+            log.wait_over()
+        return probe.worst, log
+
+    return kill
 
 
 @pytest.fixture

@@ -95,15 +95,9 @@ def engine(stack, kind):
     return stack.pgbouncer.version + VARIANTS.get(kind, "")
 
 
-def test_listening_backend_killed(
-    stack, server, database, engine, sql, listening, figure, fault
-):
-    with Probe(stack, server, database) as probe:
-        backend = listening(server)
-        log = fault(server)
-        sql("SELECT pg_terminate_backend(%s)", backend)
-        log.wait_over()
-    figure(engine, "listening backend killed", probe.worst, 1, log)
+def test_listening_backend_killed(server, engine, figure, kill_listening_backend):
+    worst, log = kill_listening_backend(server)
+    figure(engine, "listening backend killed", worst, 1, log)
 
 
 def test_pooler_restarted(stack, server, database, engine, figure):
