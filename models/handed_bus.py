@@ -128,7 +128,7 @@ class HandedLoop(HandedConnection):
             self.notify(f"[{channel}]" for channel in rows)
 
     def rewind(self, *_args: Any) -> None:
-        """Whoever waits here tells what it has seen with each request."""
+        """Nothing: the browser tells what it has seen; after 19.0 Odoo keeps that."""
 
     def _all_channels(self) -> list[str]:
         return self._payloads(None)

@@ -34,9 +34,10 @@ both are in the JSON.
 
 Every message of every row has arrived. *Late* is the worst message, from its commit to
 the slowest browser whose websocket stayed open (of a scheduled action: from its trigger
-to its run); *lines* are what the addon has logged about the fault, the last of which
-says that it listens again.
-*Stock Odoo* stood at HAProxy, without PgBouncer.
+to its run), less the time for which a pooler was stopped; *to reach* is what the test
+asks for; *lines* are what the addon has logged about the fault, of which the last, if
+there are any, says that all is well again. *Stock Odoo* stood at HAProxy, without
+PgBouncer.
 
 """
 

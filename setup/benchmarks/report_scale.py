@@ -140,7 +140,8 @@ def render_websockets(measured: Figures, rows: list[Figures]) -> str:
     header += ["all: p50 ms", "p99", "/ stock", "lost"]
     header += ["CPU s / 1,000", "of clients", "MiB"]
     closed = [
-        f"{row['closed']} of {row['websockets']:,} websockets were closed by Odoo."
+        f"With {row['websockets']:,} websockets on each server, {row['closed']} were"
+        " closed by Odoo, on all servers together."
         for row in measured["opened"]
         if row["closed"]
     ]
@@ -182,8 +183,8 @@ def render_databases(measured: Figures, rows: list[Figures]) -> str:
         lines.append(line)
     return (
         "One instance with so many databases in use: the most server connections of"
-        " PgBouncer's\nwhile NOTIFY arrives (watched"
-        f" {measured['speed']} times as fast as it is), and when it does not; then also"
+        " PgBouncer's\nwhile NOTIFY arrives (with"
+        f" intervals of 1/{measured['speed']}), and when it does not; then also"
         f" with\nmax_user_connections = {measured['cap']} in PgBouncer\n\n"
         + table(header, lines)
     )
