@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import signal
 import subprocess
@@ -124,7 +123,7 @@ class PgBouncer(Server):
             # PgBouncer 1.18 ends so on SIGTERM.
             expected_returncode=1,
         )
-        self._connect = functools.partial(stack.connect, pooled=True)
+        self._stack = stack
 
     def wait_connected(self, seconds: float = 30) -> None:
         """Wait until it passes queries to the databases that it has pools of.
@@ -133,12 +132,10 @@ class PgBouncer(Server):
         `server_login_retry`, and until then it refuses whoever comes.
         """
         deadline = time.monotonic() + seconds
-        with contextlib.closing(self._connect("pgbouncer")) as console:
-            console.autocommit = True
-            with console.cursor() as cursor:
-                cursor.execute("SHOW POOLS")
-                names = {row[0] for row in cursor} - {"pgbouncer"}
-        for dbname in names:
+        query = "SELECT datname FROM pg_database WHERE datallowconn"
+        there = {dbname for (dbname,) in self._stack.execute(query)}
+        pools = {row[0] for row in self._stack.console("SHOW POOLS")}
+        for dbname in there & pools:
             while error := self._find_error(dbname):
                 if time.monotonic() > deadline:
                     raise SetupError(f"PgBouncer still refuses: {error}")
@@ -146,11 +143,10 @@ class PgBouncer(Server):
 
     def _find_error(self, dbname: str) -> psycopg2.OperationalError | None:
         try:
-            with contextlib.closing(self._connect(dbname)) as connection:
-                connection.cursor().execute("SELECT 1")
+            with contextlib.closing(self._stack.connect(dbname, pooled=True)) as conn:
+                conn.cursor().execute("SELECT 1")
         except psycopg2.OperationalError as error:
-            # a dropped one's pool stays
-            return None if "does not exist" in str(error) else error
+            return error
         return None
 
 

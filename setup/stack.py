@@ -199,25 +199,13 @@ class Stack:
             "connect_timeout": 10,
         }
 
-    def console(self, command: str) -> None:
+    def console(self, command: str) -> list[tuple]:
         """Have PgBouncer execute a command of its console."""
-        connection = self.connect("pgbouncer", pooled=True)
-        try:
-            connection.autocommit = True
-            connection.cursor().execute(command)
-        finally:
-            connection.close()
+        return _execute(self.connect("pgbouncer", pooled=True), command)
 
     def execute(self, query: str | sql.Composable) -> list[tuple]:
         """Run a statement as superuser, outside of a transaction."""
-        connection = self.connect("postgres", role="postgres")
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(query)
-                return cursor.fetchall() if cursor.description else []
-        finally:
-            connection.close()
+        return _execute(self.connect("postgres", role="postgres"), query)
 
     def add_role(self, name: str) -> None:
         """Let in another role like odoo, with its privileges and its password.
@@ -338,3 +326,13 @@ class Stack:
             "--no-sync",
         )
         partial.rename(self._cluster)
+
+
+def _execute(
+    connection: psycopg2.extensions.connection, query: str | sql.Composable
+) -> list[tuple]:
+    with contextlib.closing(connection):
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall() if cursor.description else []
