@@ -53,7 +53,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default")
 
-#: Markers of tests that a series can do without, and what it must have for them.
+#: Markers of tests that cannot be run everywhere, and what there must be for them.
 NEEDS = {
     "websockets": lambda series: series.has_websockets,
     "long_polling": lambda series: not series.has_websockets,
@@ -61,6 +61,7 @@ NEEDS = {
     "history": lambda series: series.has_history,
     "notify_function": lambda series: series.has_notify_function,
     "newest": lambda series: series.name == provision.DEFAULT_SERIES,
+    "root": lambda series: os.geteuid() == 0,
 }
 
 
@@ -74,7 +75,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what does not apply to this series; that is not to skip it."""
+    """Leave out what does not apply here, and say so; that is not to skip it."""
     if not any(item.get_closest_marker(name) for item in items for name in NEEDS):
         return
     series = get_environment().series
@@ -82,7 +83,9 @@ def pytest_collection_modifyitems(config, items):
     left_out = [i for i in items if any(map(i.get_closest_marker, missing))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
-    config.stash[LEFT_OUT] = f"{len(left_out)} not applicable to Odoo {series.name}"
+    whom = "" if NEEDS["root"](series) else " and to who is not root"
+    text = f"{len(left_out)} not applicable to Odoo {series.name}{whom}"
+    config.stash[LEFT_OUT] = text
 
 
 LEFT_OUT = pytest.StashKey()

@@ -294,6 +294,7 @@ def namespace():
         ip("netns", "delete", name)
 
 
+@pytest.mark.root
 def test_packets_dropped(stack, database, addon, namespace, listeners, record):
     name, host, drop = namespace
     with Proxy(stack.ports.postgres, listen_in_namespace(name, host)) as proxy:
