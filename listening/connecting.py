@@ -26,6 +26,10 @@ from .display import describe, is_host, one_line
 #: endless) ``connect_timeout``; for the look-up of a name; and for a query.
 DEFAULT_TIMEOUT = 5.0
 
+#: Seconds by which a wait may be too long where others compute. Beyond that the process
+#: has stood still: under gevent the time is over then before the answer is looked for.
+LATE = 1.0
+
 #: What libpq takes if there is none.
 DEFAULT_PORT = "5432"
 
@@ -81,10 +85,13 @@ def wait(conn: Connection, event: int, timeout: float) -> bool:
 def complete(conn: Connection, timeout: float, wait: Wait = wait) -> None:
     """Wait for at most ``timeout`` seconds until what was begun on ``conn`` is done.
 
+    If the process stands still meanwhile, the time begins anew, once.
+
     :raise TimeoutError: if it is not; :class:`Unanswered` if only an answer is missing
     :raise psycopg2.Error: if it failed
     """
     deadline = time.monotonic() + timeout
+    may_extend = True
     state = conn.poll()
     while state != POLL_OK:
         event = selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE
@@ -95,7 +102,12 @@ def complete(conn: Connection, timeout: float, wait: Wait = wait) -> None:
             state = conn.poll()
             if state != POLL_READ:
                 continue
-        if not wait(conn, event, deadline - time.monotonic()):
+        is_there = wait(conn, event, deadline - time.monotonic())
+        now = time.monotonic()
+        if may_extend and now - deadline > LATE:
+            may_extend = False
+            deadline = now + timeout
+        elif not is_there:
             kind = Unanswered if state == POLL_READ else TimeoutError
             raise kind(f"no answer within {timeout:.0f} s")
         state = conn.poll()
@@ -187,7 +199,8 @@ class Connector:
             self._unanswered.popitem()[1][0].close()
 
     def _open(self, params: dict) -> tuple[Connection, Any]:
-        # UTF8, so that PostgreSQL never fails to convert what strangers send
+        # UTF8, so that PostgreSQL has nothing to convert of what strangers send; only
+        # from a database in SQL_ASCII it ends the connection by what is not UTF-8
         params = {**params, "client_encoding": "UTF8"}
         key = frozenset(params.items())
         conn, begun = self._unanswered.pop(key, (None, time.monotonic()))

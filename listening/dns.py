@@ -36,7 +36,7 @@ class Resolver:
         """
         lookup = self._lookups.get(host)
         if lookup is None:
-            lookup = self._lookups[host] = _Lookup(host, self._known, self._lookups)
+            lookup = self._begin(host)
         known = self._known.get(host)
         ended = lookup.ended.wait(self.PATIENCE_IF_KNOWN if known else timeout)
         known = self._known.get(host)
@@ -45,6 +45,17 @@ class Resolver:
         if not ended:
             raise TimeoutError(f"the name was not resolved within {timeout:.0f} s")
         raise OSError(f"the name cannot be resolved: {one_line(lookup.error)}")
+
+    def _begin(self, host: str) -> _Lookup:
+        lookup = _Lookup(host, self._known, self._lookups)
+        # before it starts, as it may have ended and forgotten itself by then
+        self._lookups[host] = lookup
+        try:
+            lookup.start()
+        except BaseException:
+            self._lookups.pop(host, None)
+            raise
+        return lookup
 
 
 class _Lookup(threading.Thread):
@@ -57,13 +68,14 @@ class _Lookup(threading.Thread):
         self._lookups = lookups
         self.error: Exception | None = None
         self.ended = threading.Event()
-        self.start()
 
     def run(self) -> None:
         try:
             found = socket.getaddrinfo(self._host, None, type=socket.SOCK_STREAM)
             addresses = dict.fromkeys(sockaddr[0] for *_, sockaddr in found)
-            self._known[self._host] = list(addresses)
+            # their order may be another one each time, by which nothing has changed
+            if set(addresses) != set(self._known.get(self._host, ())):
+                self._known[self._host] = list(addresses)
         except (OSError, UnicodeError) as error:
             self.error = error
         finally:

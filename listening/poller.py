@@ -37,7 +37,8 @@ class _Database:
         self.road = road
         self.due = due
         self.started: float | None = None
-        self.has_failed = False
+        #: whether the last reading has succeeded
+        self.is_good = False
         # of a reading's news, what nobody could be told yet
         self.is_other = self.is_failover = False
 
@@ -70,11 +71,12 @@ class Poller:
     FAILED_INTERVAL = 2.0
 
     #: How many readings are under way at once: of those that began within the last
-    #: SLOW_AFTER seconds, as many again of databases that could not be read the last
-    #: time, and in all.
+    #: SLOW_AFTER seconds, as many again of databases that have not been read the last
+    #: time; and in all, of which some are for those that have.
     MAX_FRESH = 5
     SLOW_AFTER = 1.0
     MAX_READINGS = 50
+    RESERVED = 10
 
     #: How many connections to the pooler are kept while nobody is known to listen.
     MAX_OPEN = 50
@@ -152,10 +154,10 @@ class Poller:
         databases = list(self._databases.items())
         running = [d for _name, d in databases if d.started is not None]
         fresh = [d for d in running if now - d.started < self.SLOW_AFTER]
-        # those that have failed are on their own, so as not to delay the others
+        # those that may fail are on their own, so as not to delay the others
         places = {
-            has_failed: self.MAX_FRESH - sum(d.has_failed == has_failed for d in fresh)
-            for has_failed in (False, True)
+            is_good: self.MAX_FRESH - sum(d.is_good == is_good for d in fresh)
+            for is_good in (False, True)
         }
         left = self.MAX_READINGS - len(running)
         next_due = self._next_walk
@@ -167,11 +169,12 @@ class Poller:
             if database.due > now:
                 next_due = min(next_due, database.due)
                 break
-            if left <= 0 or places[database.has_failed] <= 0:
+            reserved = 0 if database.is_good else self.RESERVED
+            if left <= reserved or places[database.is_good] <= 0:
                 next_due = min(next_due, next_place)
                 continue
             left -= 1
-            places[database.has_failed] -= 1
+            places[database.is_good] -= 1
             self._start(name, database, now)
         return max(next_due - time.monotonic(), 0.0)
 
@@ -203,19 +206,19 @@ class Poller:
 
     def _read(self, name: str, database: _Database) -> None:
         """Read one database, in a thread of its own, and plan its next reading."""
-        has_failed = True
+        is_good = False
         self._state.table_wanted(name)
         try:
             news = database.table.fetch(
                 lambda text, args: database.road.query(text, args, LOCK)
             )
             self._pass_on(name, database, news)
-            has_failed = False
+            is_good = True
             self._state.table_read(name)
         except Exception as error:
             self._state.table_failed(name, error)
         finally:
-            self._plan(database, has_failed)
+            self._plan(database, is_good)
             self._woken.set()
 
     def _pass_on(self, name: str, database: _Database, news: News) -> None:
@@ -235,11 +238,11 @@ class Poller:
             if rows is None or rows:
                 self._on_news(name, rows)
 
-    def _plan(self, database: _Database, has_failed: bool) -> None:
+    def _plan(self, database: _Database, is_good: bool) -> None:
         """Set when to read a database again."""
         now = time.monotonic()
         is_listening = self._state.is_listening
-        if has_failed:
+        if not is_good:
             due = now + self.FAILED_INTERVAL
         elif is_listening:
             due = now + self.SAFETY_INTERVAL * random.uniform(0.9, 1.1)
@@ -250,7 +253,7 @@ class Poller:
         if is_listening or sum(is_open) > self.MAX_OPEN:
             database.road.close()
         with self._lock:
-            database.has_failed = has_failed
+            database.is_good = is_good
             # unless it was asked for meanwhile
             if database.due <= database.started:
                 database.due = due

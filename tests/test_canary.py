@@ -119,6 +119,18 @@ class TestCanaryWatch(BaseCase):
     def test_noticed_within_8_seconds(self):
         self.assertLessEqual(max(self.watch.SILENCE) + self.watch.DEADLINE, 8)
 
+    def test_a_process_that_stood_still_was_not_silent(self):
+        self.prove(0.0)
+        wait = self.watch.check(0.0)
+        self.watch.check(wait + 60.0)
+        self.assertIsNone(self.watch.doubt(wait + 60.0))
+        # and from now on time counts
+        end = wait + 60.0 + self.watch.EXPIRY
+        while wait < end + 1.0:
+            now = max(wait, end - self.watch.EXPIRY)
+            wait = now + self.watch.check(now)
+        self.assertIn("nothing came", self.watch.doubt(wait))
+
     def test_sent_to_another_server(self):
         self.watch.check(0.0)
         self.watch.sent(Sent(self.requested[0], 0.0, ("other", "postgres")))

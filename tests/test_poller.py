@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 import uuid
+from types import SimpleNamespace
 
 from odoo import sql_db
 from odoo.tests.common import get_db_name
@@ -119,7 +120,7 @@ class TestPoller(PollerCase):
         for number in range(20):
             database = _Database(roads.road(get_db_name()), 0.0)
             database.started = 0.0
-            self.poller._plan(database, False)
+            self.poller._plan(database, True)
             self.poller._databases[str(number)] = database
             self.assertFalse(database.road.is_open)
         due = sorted(database.due for database in self.poller._databases.values())
@@ -135,7 +136,7 @@ class TestPoller(PollerCase):
         for _i in range(500):
             self.poller.read_all()
             database.started = time.monotonic()
-            self.poller._plan(database, False)
+            self.poller._plan(database, True)
         latest = time.monotonic() + 1.2 * self.poller.SAFETY_INTERVAL
         self.assertLess(database.due, latest)
         self.poller._databases.clear()
@@ -168,6 +169,37 @@ class TestPoller(PollerCase):
             for _i in range(2):
                 self.assertEqual(self.wait(), (get_db_name(), None))
         self.assertTrue(self.others.get(timeout=DEADLINE))
+
+    def test_databases_that_hang_leave_places_for_the_others(self):
+        """As those of a second server behind the same pooler, which is frozen."""
+        self.poller.MAX_READINGS, self.poller.RESERVED = 5, 2
+        self.poller.INTERVAL = self.poller.FAILED_INTERVAL = 0.05
+        self.poller.SLOW_AFTER = 0.0
+        hanging, release = [], threading.Event()
+        self.addCleanup(release.set)
+        self.databases |= {f"hanging-{number}" for number in range(10)}
+
+        def make_road(database):
+            if not database.startswith("hanging-"):
+                return roads.road(database)
+            answers = iter([TimeoutError("no answer")])
+
+            def query(*args):
+                for error in answers:
+                    raise error
+                hanging.append(database)
+                release.wait(DEADLINE)
+                raise TimeoutError("no answer")
+
+            return SimpleNamespace(query=query, close=lambda: None, is_open=True)
+
+        self.poller._make_road = make_road
+        with self.assertLogs(_logger, "WARNING"):
+            self.thread.start()
+            self.wait_until(lambda: len(hanging) == 3)
+            before = self.state.metrics.readings
+            self.wait_until(lambda: self.state.metrics.readings > before + 10)
+            self.assertEqual(len(hanging), 3)
 
     def test_channels_are_not_walked_for_each_reading(self):
         self.state.proven("there")

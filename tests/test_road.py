@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import uuid
+from types import SimpleNamespace
 
 import psycopg2
 
@@ -135,6 +136,25 @@ class TestConnector(WaitCase):
         self.wait_until(lambda: len(server.accepted) == 2)
         connector.close()
 
+    def test_a_process_that_stood_still_looks_again(self):
+        """As under gevent, where the time is over before the socket is looked at."""
+        clock = SimpleNamespace(now=0.0)
+        conn, _none = Connector(lambda: roads.road_params(get_db_name())).connect()
+        self.addCleanup(conn.close)
+        timeouts = []
+
+        def wait(conn, event, timeout):
+            timeouts.append(timeout)
+            if len(timeouts) == 1:
+                clock.now += 60.0
+                return False
+            return connecting.wait(conn, event, DEADLINE)
+
+        self.patch(connecting, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        rows = connecting.query(conn, "SELECT 1", wait=wait, timeout=5.0)
+        self.assertEqual(rows, [(1,)])
+        self.assertEqual(set(timeouts), {5.0})
+
     def test_begins_with_the_server_that_had_us_last(self):
         params = roads.road_params(get_db_name())
         params["host"] = f"127.0.0.1,{params['host']}"
@@ -225,6 +245,30 @@ class TestResolver(Case):
         self.assertIn("127.0.0.1", self.resolver.addresses("localhost", 0.1))
         self.release.set()
         self.assertIn("127.0.0.1", self.resolver.addresses("localhost", DEADLINE))
+
+    def test_a_lookup_that_ends_before_its_start_returns(self):
+        start = dns._Lookup.start
+
+        def start_and_end(lookup):
+            start(lookup)
+            lookup.join(DEADLINE)
+
+        self.patch(dns._Lookup, "start", start_and_end)
+        for number in (1, 2):
+            found = [(0, 0, 0, "", (f"10.0.0.{number}", 0))]
+            self.patch_getaddrinfo(lambda *args, found=found, **kwargs: found)
+            self.assertEqual(
+                self.resolver.addresses("somewhere", DEADLINE), [f"10.0.0.{number}"]
+            )
+
+    def test_another_order_is_no_change(self):
+        both = [(0, 0, 0, "", (f"10.0.0.{number}", 0)) for number in (1, 2)]
+        for found in (both, both[::-1]):
+            self.patch_getaddrinfo(lambda *args, found=found, **kwargs: found)
+            self.assertEqual(
+                self.resolver.addresses("somewhere", DEADLINE),
+                ["10.0.0.1", "10.0.0.2"],
+            )
 
     def test_a_name_that_is_none(self):
         with self.assertRaisesRegex(OSError, "cannot be resolved"):
