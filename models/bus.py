@@ -86,7 +86,6 @@ def listen(audience: Websockets | HandedLoop) -> None:
         state.unusable()
         poller.run()
         return
-    threading.Thread(target=poller.run, name=f"{__name__}.Poller", daemon=True).start()
     listener = roads.make_listener(
         found,
         channel=CHANNEL,
@@ -99,6 +98,8 @@ def listen(audience: Websockets | HandedLoop) -> None:
         on_road_back=lambda: poller.read_all(apart=poller.SAFETY_SPACING),
     )
     series.on_stop(listener.stop)
+    # last, as what fails before is tried again by Odoo: one poller, whatever happens
+    threading.Thread(target=poller.run, name=f"{__name__}.Poller", daemon=True).start()
     listener.run()
 
 

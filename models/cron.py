@@ -16,6 +16,7 @@ guards for when the database is away, is all that we reach into
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import Any, Callable
@@ -24,12 +25,15 @@ import psycopg2
 from psycopg2.pool import PoolError
 
 import odoo
+from odoo.modules.registry import Registry
 from odoo.service import server as odoo_server
 
 from odoo.addons.base.models import ir_cron
 
+from ..listening.connecting import REFUSALS, ConnectionFailed
 from ..listening.display import one_line, sentences
 from ..listening.log import Log
+from ..listening.road import Blocked
 from ..listening.state import State
 from . import handed, roads, slots
 from .handed import HandedConnection, handing
@@ -117,7 +121,8 @@ def cron_thread(self: Any, number: int) -> None:
 class _LastKnown:
     """The databases with scheduled actions, as last known if they cannot be had.
 
-    Stock Odoo's list raises then, which ends the cron thread or worker.
+    Stock Odoo's list raises then, which ends the cron thread or worker; or it is empty,
+    and what is triggered within the next minute is not looked at.
     """
 
     def __init__(self) -> None:
@@ -126,7 +131,7 @@ class _LastKnown:
     def get(self, stock: Callable[[], list[str]]) -> list[str]:
         """Return what ``stock`` does, or did last."""
         try:
-            self._known = stock()
+            self._known = stock() or self._known
         except AWAY as error:
             _log.problem(
                 "databases",
@@ -148,8 +153,8 @@ def database_list(*args: Any) -> list[str]:
 def process_spawn(self: Any) -> None:
     """Spawn the workers that are missing, or try again in a moment.
 
-    Replaces ``PreforkServer.process_spawn``, which opens a cursor first, and stops the
-    whole server if there is none.
+    Replaces ``PreforkServer.process_spawn``, which opens a cursor first for each
+    database that was loaded before, and stops the whole server if there is none.
     """
     Override.find_lost()
     # before it forks
@@ -163,6 +168,22 @@ def process_spawn(self: Any) -> None:
             "No worker can be spawned while the database is away: %s",
             sentences(one_line(error)),
         )
+        forget_dropped()
+
+
+def forget_dropped() -> None:
+    """Forget what was loaded of databases that are gone for good.
+
+    As Odoo does with one that it drops itself. Else no worker was spawned any more.
+    """
+    query = "SELECT datname FROM pg_database WHERE datallowconn"
+    with contextlib.closing(roads.road(roads.notify_database())) as road:
+        try:
+            found = {name for (name,) in road.query(query)}
+        except (ConnectionFailed, Blocked, *REFUSALS):
+            return
+    for name in set(getattr(Registry.registries, "snapshot", ())) - found:
+        Registry.delete(name)
 
 
 # ----------------------------------------------------------------------

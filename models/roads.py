@@ -41,7 +41,7 @@ def load_settings() -> settings.Settings:
 
     :raise settings.SettingsError: if they are wrong
     """
-    return settings.load(config.get, os.environ, series.config_file())
+    return settings.load(series.get_option, os.environ, series.config_file())
 
 
 def misspelt_options() -> list[tuple[str, str, str]]:
@@ -92,7 +92,8 @@ def road_params(database: str) -> dict[str, str]:
 
 def notify_database() -> str:
     """Return the name of the database on which Odoo sends its notifications."""
-    return config.get("db_system") or settings.DEFAULT_DATABASE
+    found = options.set_value(series.get_option("db_system"))
+    return found or settings.DEFAULT_DATABASE
 
 
 def notify_query() -> sql.Composable:

@@ -101,6 +101,17 @@ def config_file():
     return config.get("config") or getattr(config, "rcfile", None) or "odoo.conf"
 
 
+def get_option(name):
+    """Return the value of an option, ours or Odoo's.
+
+    ``db_system`` is one from 19.1 on. Before, an odoo.conf may have it all the same,
+    and nobody reads it.
+    """
+    if name == "db_system" and name not in getattr(config, "options_index", ()):
+        return None
+    return config.get(name)
+
+
 def server_wide_modules():
     """Return the names of the server-wide modules (list); a text before 19.0."""
     found = config["server_wide_modules"] or []

@@ -1,6 +1,8 @@
 """How Odoo's bus dispatcher is patched."""
 
 import logging
+import threading
+from unittest import mock
 
 from odoo.addons.bus.models import bus as odoo_bus
 
@@ -25,6 +27,14 @@ class TestPatch(Case):
         self.assertIs(odoo_bus.ImDispatch.loop, bus.loop)
         self.assertIs(bus._loop.original, original)
         self.assertEqual(Override.applied, applied)
+
+    def test_what_fails_at_the_start_leaves_no_poller(self):
+        """Odoo calls the loop again: there is to be one poller then."""
+        self.patch(bus.roads, "make_listener", mock.Mock(side_effect=OSError(24)))
+        before = threading.active_count()
+        with self.assertRaises(OSError):
+            bus.listen(mock.Mock(databases=set))
+        self.assertEqual(threading.active_count(), before)
 
     def test_unknown_dispatcher_is_left_alone(self):
         self.patch(bus, "_loop", Override(odoo_bus, "NoDispatch.loop", bus.loop))

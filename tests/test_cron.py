@@ -182,5 +182,13 @@ class TestPatch(Case):
             self.assertEqual(last_known.get(away), known)
         self.assertIn("away", logs.output[0])
 
+    def test_no_databases_are_not_believed(self):
+        """Odoo's list is empty as well if its query fails."""
+        last_known = cron._LastKnown()
+        self.assertEqual(last_known.get(lambda: []), [])
+        last_known.get(lambda: ["one"])
+        self.assertEqual(last_known.get(lambda: []), ["one"])
+        self.assertEqual(last_known.get(lambda: ["two"]), ["two"])
+
     def test_the_notify_database_is_the_one_that_is_handed(self):
         self.assertEqual(roads.notify_database(), "postgres")

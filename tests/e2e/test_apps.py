@@ -41,8 +41,12 @@ class Apps:
         return self.server.log.read_text()
 
     def health(self):
-        """Return the answers to many at a time, of all HTTP workers: HTTP statuses."""
-        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        """Return the answers to many at a time, of all HTTP workers: HTTP statuses.
+
+        Fewer than PgBouncer has server connections: where a module was installed, each
+        request holds one while it waits for the registry, which takes another one.
+        """
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
             return {
                 status
                 for url in health_urls(self.server)

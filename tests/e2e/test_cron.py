@@ -210,6 +210,22 @@ def test_server_outlives(
     assert probe.worst <= allowed(2)
 
 
+def test_server_outlives_one_of_its_databases(stack, database, addon):
+    """Workers are spawned all the same; stock Odoo stops."""
+    dropped = stack.create_database("e2e_dropped")
+    with stack.odoo(database, dropped, workers=2, addon=addon) as server:
+        stack.drop_database(dropped)
+        master = psutil.Process(server.pid)
+        before = master.children()
+        for process in before:
+            process.kill()
+        wait_until(
+            lambda: len(set(master.children()) - set(before)) == len(before),
+            "there are as many new ones",
+        )
+        User(server, database)
+
+
 @contextlib.contextmanager
 def canaries(stack):
     """Count the canaries of all instances on a cluster."""
