@@ -142,17 +142,23 @@ class TestConnector(WaitCase):
         conn, _none = Connector(lambda: roads.road_params(get_db_name())).connect()
         self.addCleanup(conn.close)
         timeouts = []
+        # there is no answer before the first wait
+        lock = f"SELECT pg_advisory_xact_lock({uuid.uuid4().int % 2**63})"
+        holder = sql_db.db_connect(get_db_name()).cursor()
+        self.addCleanup(holder.close)
+        holder.execute(lock)
 
         def wait(conn, event, timeout):
             timeouts.append(timeout)
             if len(timeouts) == 1:
+                holder.rollback()
                 clock.now += 60.0
                 return False
             return connecting.wait(conn, event, DEADLINE)
 
         self.patch(connecting, "time", SimpleNamespace(monotonic=lambda: clock.now))
-        rows = connecting.query(conn, "SELECT 1", wait=wait, timeout=5.0)
-        self.assertEqual(rows, [(1,)])
+        rows = connecting.query(conn, lock, wait=wait, timeout=5.0)
+        self.assertEqual(rows, [("",)])
         self.assertEqual(set(timeouts), {5.0})
 
     def test_begins_with_the_server_that_had_us_last(self):
