@@ -174,7 +174,8 @@ def process_spawn(self: Any) -> None:
 def forget_dropped() -> None:
     """Forget what was loaded of databases that are gone for good.
 
-    As Odoo does with one that it drops itself. Else no worker was spawned any more.
+    As Odoo does with one that it drops itself. Else no worker was spawned any more; it
+    is so for as long as the pooler has Odoo wait for the first of them.
     """
     query = "SELECT datname FROM pg_database WHERE datallowconn"
     with contextlib.closing(roads.road(roads.notify_database())) as road:

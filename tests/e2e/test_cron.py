@@ -210,8 +210,10 @@ def test_server_outlives(
     assert probe.worst <= allowed(2)
 
 
-def test_server_outlives_one_of_its_databases(stack, database, addon):
+def test_server_outlives_one_of_its_databases(stack, database, addon, set_pgbouncer):
     """Workers are spawned all the same; stock Odoo stops."""
+    # for which PgBouncer may have Odoo wait for the database, by default 120 s
+    set_pgbouncer("query_wait_timeout", 5)
     dropped = stack.create_database("e2e_dropped")
     with stack.odoo(database, dropped, workers=2, addon=addon) as server:
         stack.drop_database(dropped)
@@ -222,6 +224,7 @@ def test_server_outlives_one_of_its_databases(stack, database, addon):
         wait_until(
             lambda: len(set(master.children()) - set(before)) == len(before),
             "there are as many new ones",
+            deadline=60,
         )
         User(server, database)
 
