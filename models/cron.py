@@ -34,7 +34,7 @@ from ..listening.connecting import REFUSALS, ConnectionFailed
 from ..listening.display import one_line, sentences
 from ..listening.log import Log
 from ..listening.road import Blocked
-from ..listening.state import State
+from ..listening.state import FALLBACK, State
 from . import handed, roads, slots
 from .handed import HandedConnection, handing
 from .override import Override
@@ -59,6 +59,11 @@ class CronConnection(HandedConnection):
     to the connection behind; and do not poll while they run them.
     """
 
+    #: Seconds after which everything is looked at once more when a connection was lost:
+    #: PgBouncer notices ``server_login_retry`` (1 s) later that PostgreSQL is back, and
+    #: what the loop tries to run until then fails.
+    AGAIN_AFTER = 5.0
+
     def __init__(self) -> None:
         super().__init__(CHANNEL, everything)
         self._end: Callable[[], None] = lambda: None
@@ -82,7 +87,7 @@ class CronConnection(HandedConnection):
             found,
             channel=CHANNEL,
             on_notifications=self.put,
-            on_listening=self.put_everything,
+            on_listening=lambda: self._catch_up(state.name == FALLBACK),
             state=state,
         )
         self._end = listener.stop
@@ -92,6 +97,13 @@ class CronConnection(HandedConnection):
             give_back()
 
         threading.Thread(target=run, name=f"{__name__}.Listener", daemon=True).start()
+
+    def _catch_up(self, was_lost: bool) -> None:
+        self.put_everything()
+        if was_lost:
+            again = threading.Timer(self.AGAIN_AFTER, self.put_everything)
+            again.daemon = True
+            again.start()
 
     def close(self) -> None:
         self.closed = 1

@@ -2,6 +2,7 @@
 
 import select
 import threading
+from unittest import mock
 
 import psycopg2
 
@@ -9,9 +10,10 @@ import odoo
 from odoo.service import server as odoo_server
 from odoo.tests.common import BaseCase
 
+from ..listening.connecting import ConnectionLost
 from ..models import cron, handed, roads
 from ..models.override import Override
-from .common import Case
+from .common import DEADLINE, Case
 
 
 class TestHandedConnection(BaseCase):
@@ -52,6 +54,31 @@ class TestHandedConnection(BaseCase):
         notifies = self.poll()
         for name in cron.everything():
             self.assertIn((cron.CHANNEL, name), notifies)
+
+    def test_everything_is_looked_at_again_after_a_loss(self):
+        """The pooler may be back later than PostgreSQL."""
+        made = []
+
+        def make_listener(found, **kwargs):
+            made.append(kwargs)
+            return mock.Mock()
+
+        patcher = mock.patch.object(roads, "make_listener", make_listener)
+        patcher.start()
+        self.addCleanup(patcher.stop)
+        self.connection.AGAIN_AFTER = 0.01
+        self.connection.put_everything = lambda: self.looked.release()
+        self.looked = threading.Semaphore(0)
+        self.connection.listen()
+        [listener] = made
+        listener["on_listening"]()
+        self.assertTrue(self.looked.acquire(timeout=DEADLINE))
+        with self.assertLogs(cron._logger, "WARNING"):
+            listener["state"].failed(ConnectionLost("gone"))
+        listener["on_listening"]()
+        for _time in range(2):
+            self.assertTrue(self.looked.acquire(timeout=DEADLINE))
+        self.assertFalse(self.looked.acquire(blocking=False))
 
     def test_what_cannot_be_listed_now_is_not_forgotten(self):
         connection = handed.HandedConnection("channel", self.fail_once)
