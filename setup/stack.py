@@ -203,9 +203,9 @@ class Stack:
         """Have PgBouncer execute a command of its console."""
         return _execute(self.connect("pgbouncer", pooled=True), command)
 
-    def execute(self, query: str | sql.Composable) -> list[tuple]:
+    def execute(self, query: str | sql.Composable, *args: Any) -> list[tuple]:
         """Run a statement as superuser, outside of a transaction."""
-        return _execute(self.connect("postgres", role="postgres"), query)
+        return _execute(self.connect("postgres", role="postgres"), query, args)
 
     def add_role(self, name: str) -> None:
         """Let in another role like odoo, with its privileges and its password.
@@ -329,10 +329,12 @@ class Stack:
 
 
 def _execute(
-    connection: psycopg2.extensions.connection, query: str | sql.Composable
+    connection: psycopg2.extensions.connection,
+    query: str | sql.Composable,
+    args: tuple = (),
 ) -> list[tuple]:
     with contextlib.closing(connection):
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(query)
+            cursor.execute(query, args or None)
             return cursor.fetchall() if cursor.description else []

@@ -93,6 +93,15 @@ def own_lines(odoo, *words):
     ]
 
 
+@contextlib.contextmanager
+def hearing_canaries(stack):
+    """Return a connection that hears the canaries of all instances on a cluster."""
+    with contextlib.closing(stack.connect("postgres", role="postgres")) as conn:
+        conn.autocommit = True
+        conn.cursor().execute("LISTEN bus_alt_connection")
+        yield conn
+
+
 class User:
     """A user who is logged in."""
 

@@ -194,18 +194,7 @@ def record(record_property):
 @pytest.fixture
 def sql(stack):
     """Execute a query as superuser on PostgreSQL itself."""
-
-    def execute(query, *args):
-        conn = stack.connect("postgres", role="postgres")
-        try:
-            conn.autocommit = True
-            with conn.cursor() as cr:
-                cr.execute(query, args)
-                return cr.fetchall() if cr.description else None
-        finally:
-            conn.close()
-
-    return execute
+    return stack.execute
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import uuid
 
 import psutil
 import pytest
-from client import User, allowed, execute, wait_until
+from client import User, allowed, execute, hearing_canaries, wait_until
 from probe import Probe
 from proxy import listen_at
 
@@ -232,17 +232,13 @@ def test_server_outlives_one_of_its_databases(stack, database, addon, set_pgboun
 @contextlib.contextmanager
 def canaries(stack):
     """Count the canaries of all instances on a cluster."""
-    conn = stack.connect("postgres", role="postgres")
-    conn.autocommit = True
-    with conn.cursor() as cr:
-        cr.execute("LISTEN bus_alt_connection")
+    with hearing_canaries(stack) as conn:
 
-    def count():
-        conn.poll()
-        return len(conn.notifies)
+        def count():
+            conn.poll()
+            return len(conn.notifies)
 
-    yield count
-    conn.close()
+        yield count
 
 
 def idle_server(stack, addon, *args):

@@ -60,8 +60,8 @@ def test_no_listen_reaches_the_pooler(sql, subscribed, sender):
     """None of Odoo's pooled connections listens to anything."""
     subscribed.receive(sender.send("e2e"))
     assert not sql(
-        "SELECT pid FROM pg_stat_activity WHERE lower(query) LIKE 'listen%%'"
-        " AND application_name NOT LIKE 'bus_alt_connection-%%'"
+        "SELECT pid FROM pg_stat_activity WHERE lower(query) LIKE 'listen%'"
+        " AND application_name NOT LIKE 'bus_alt_connection-%'"
     )
 
 

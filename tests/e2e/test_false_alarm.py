@@ -7,7 +7,15 @@ the pooler and by idle time-outs on the way. That is found out with the next can
 import time
 
 import pytest
-from client import DEADLINE, LISTENING, User, health, own_lines, wait_until
+from client import (
+    DEADLINE,
+    LISTENING,
+    User,
+    health,
+    hearing_canaries,
+    own_lines,
+    wait_until,
+)
 from test_never_deaf import start
 
 #: Longer than two canaries are apart, and than one needs to be given up.
@@ -26,21 +34,17 @@ def server(stack, database, addon):
 @pytest.fixture
 def canary(stack):
     """Wait for a canary; the next one is not due at once then."""
-    conn = stack.connect("postgres", role="postgres")
-    conn.autocommit = True
-    with conn.cursor() as cr:
-        cr.execute("LISTEN bus_alt_connection")
+    with hearing_canaries(stack) as conn:
 
-    def arrived():
-        conn.poll()
-        return conn.notifies
+        def arrived():
+            conn.poll()
+            return conn.notifies
 
-    def wait():
-        conn.notifies.clear()
-        wait_until(arrived, "a canary", DEADLINE)
+        def wait():
+            conn.notifies.clear()
+            wait_until(arrived, "a canary", DEADLINE)
 
-    yield wait
-    conn.close()
+        yield wait
 
 
 def complaints(server):

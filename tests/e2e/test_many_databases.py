@@ -134,7 +134,7 @@ def test_idle_databases_leave_the_pool_alone(
     reader.state.proven("there")
 
     def held():
-        query = "SELECT count(*) FROM pg_stat_activity WHERE datname LIKE 'many_%%'"
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname LIKE 'many_%'"
         return sql(query)[0][0]
 
     with reader:
