@@ -20,6 +20,7 @@ from collections import namedtuple
 from typing import Any, Callable
 
 from .backoff import Backoff
+from .connecting import LATE
 from .display import one_line
 from .road import Blocked, Road
 from .server import mismatch
@@ -157,10 +158,6 @@ class CanaryWatch:
     EXPIRY = 9.0
     OWN_EXPIRY = 120.0
 
-    #: Seconds by which a check may be late where others compute. Later, the process has
-    #: stood still and could send nothing: that was no silence.
-    LATE = 1.0
-
     def __init__(
         self, sender: CanarySender, identity: tuple[str, str], now: float
     ) -> None:
@@ -203,7 +200,8 @@ class CanaryWatch:
         :raise Deaf: if one should have arrived by ``now``, or went elsewhere
         """
         late = now - self._next_check
-        if late > self.LATE:
+        if late > LATE:
+            # it has stood still, which was no silence
             self._last_heard = min(self._last_heard + late, now)
             self._last_own = min(self._last_own + late, now)
         wait = self._request(now)

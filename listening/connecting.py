@@ -26,8 +26,9 @@ from .display import describe, is_host, one_line
 #: endless) ``connect_timeout``; for the look-up of a name; and for a query.
 DEFAULT_TIMEOUT = 5.0
 
-#: Seconds by which a wait may be too long where others compute. Beyond that the process
-#: has stood still: under gevent the time is over then before the answer is looked for.
+#: Seconds by which whatever waits may be late where others compute. Beyond that the
+#: process has stood still: it could send nothing, and under gevent the time is over
+#: before an answer is looked for.
 LATE = 1.0
 
 #: What libpq takes if there is none.

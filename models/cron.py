@@ -52,6 +52,11 @@ AWAY = (psycopg2.OperationalError, psycopg2.InterfaceError, PoolError)
 _log = Log(_logger)
 
 
+def warn(what: str, message: str, error: Exception) -> None:
+    """Tell that something is away."""
+    _log.problem(what, logging.WARNING, message, sentences(one_line(error)))
+
+
 class CronConnection(HandedConnection):
     """A connection for one of the loops.
 
@@ -145,11 +150,10 @@ class _LastKnown:
         try:
             self._known = stock() or self._known
         except AWAY as error:
-            _log.problem(
+            warn(
                 "databases",
-                logging.WARNING,
                 "The databases with scheduled actions cannot be listed: %s",
-                sentences(one_line(error)),
+                error,
             )
         return self._known
 
@@ -174,12 +178,7 @@ def process_spawn(self: Any) -> None:
     try:
         _process_spawn.original(self)
     except AWAY as error:
-        _log.problem(
-            "spawn",
-            logging.WARNING,
-            "No worker can be spawned while the database is away: %s",
-            sentences(one_line(error)),
-        )
+        warn("spawn", "No worker can be spawned while the database is away: %s", error)
         forget_dropped()
 
 
