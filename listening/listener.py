@@ -238,7 +238,11 @@ class Listener:
                 now = time.monotonic()
 
     def _receive(self, conn: Connection, watch: Watch) -> None:
-        """Read what has come by the connection, and pass it on.
+        """Read all that has come by the connection, and pass it on.
+
+        One poll() reads 8 KB if there are so many, and a notification has no more. What
+        is behind them must not wait: no selector sees what TLS has in its buffers, and
+        it may be the canary that is missed next.
 
         :raise ConnectionLost: if it has ended
         """
@@ -258,11 +262,7 @@ class Listener:
             self._pass_on(conn, watch, notifies)
             if self._stopped:
                 raise Stopped
-            if not conn.info.ssl_in_use:
-                return
-            # The rest of what was read from the socket may wait in the buffers of TLS,
-            # where no selector sees it. But a flood must not keep the other greenlets
-            # of the process waiting.
+            # a flood must not keep the other greenlets of the process waiting
             time.sleep(0)
 
     def _pass_on(self, conn: Connection, watch: Watch, notifies: list) -> None:

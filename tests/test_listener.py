@@ -1,8 +1,11 @@
 """The listener, against the real PostgreSQL (and pooler) of this Odoo."""
 
 import logging
+import os
 import queue
+import socket
 import threading
+import time
 from contextlib import contextmanager
 
 import psycopg2
@@ -28,6 +31,13 @@ def notify(payload, channel=CHANNEL):
     """Send NOTIFY as Odoo does, through its own pool."""
     with sql_db.db_connect("postgres").cursor() as cr:
         cr.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+
+
+def unread(opened):
+    """Return what has come by a connection and was not read yet."""
+    conn, _prepared = opened
+    with socket.socket(fileno=os.dup(conn.fileno())) as peer:
+        return peer.recv(2**20, socket.MSG_PEEK).decode(errors="replace")
 
 
 class TestListener(WaitCase):
@@ -187,6 +197,37 @@ class TestListener(WaitCase):
         with self.assertLogs(_logger, "WARNING") as logs, self.running(tested):
             self.wait_until(lambda: "no_such_database" in "".join(logs.output))
             self.assertEqual(tested._state.name, FALLBACK)
+
+    def test_canary_behind_many_notifications_has_come(self):
+        """A process that has stood still reads everything before it misses one."""
+        self.patch(CanaryWatch, "DEADLINE", 0.2)
+        road, gate = roads.road(roads.notify_database()), threading.Event()
+        query = road.query
+        road.query = lambda *args: gate.wait(DEADLINE) and query(*args)
+
+        def stand_still(payloads):
+            if payloads[0] != "stand still":
+                return
+            self.direct(
+                "SELECT pg_notify(%s, rpad(i::text, 100)) FROM generate_series(1, 600) i",
+                CHANNEL,
+            )
+            gate.set()
+            self.wait_until(lambda: tested._sent)
+            [canary] = tested._sent
+            self.wait_until(lambda: canary.token in unread(opened[0]))
+            self.wait_until(lambda: time.monotonic() > canary.at + CanaryWatch.DEADLINE)
+
+        tested = self.make(
+            on_notifications=stand_still, road=road, notify_query=roads.notify_query()
+        )
+        opened, connect = [], tested._connector.connect
+        tested._connector.connect = lambda: opened.append(connect()) or opened[-1]
+        with self.assertLogs(_logger) as logs, self.running(tested):
+            self.listening_count.get(timeout=DEADLINE)
+            notify("stand still")
+            self.wait_until(lambda: tested._state.is_listening)
+        self.assertEqual(tested._state.metrics.deaf, 0, logs.output)
 
     def test_pooler_is_refused(self):
         params = roads.road_params("postgres")
