@@ -46,6 +46,7 @@ OLD_SERIES = 17
 OLD_PIP = ["pip==25.2", "setuptools==58.5.3", "wheel==0.37.1"]
 """For Python 3.9, whose own cannot install what is there today."""
 
+TOOLS_VENV = STATE / "venv"
 
 STACK_GB = 2.2
 """Disk that the demo takes: .stack 1.3, Debian's packages 0.4, downloads 0.4."""
@@ -103,7 +104,8 @@ def provision(with_test_tools: bool = False) -> Environment:
     _make_state_folder()
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        check_disk(with_test_tools)
+        if not _is_in(TOOLS_VENV):
+            check_disk(with_test_tools)
         _install_debian_packages(with_test_tools)
         prefix, series = _find_odoo()
         odoo = _locate_odoo(prefix)
@@ -130,10 +132,14 @@ def provision(with_test_tools: bool = False) -> Environment:
 def enter_venv(with_test_tools: bool = False) -> Environment:
     """Provision, and run this very script again in the virtual environment."""
     environment = provision(with_test_tools)
-    if Path(sys.prefix).resolve() != environment.tools.parent.parent.resolve():
+    if not _is_in(TOOLS_VENV):
         sys.stdout.flush()
         os.execv(environment.tools, [str(environment.tools), *sys.argv])
     return environment
+
+
+def _is_in(venv: Path) -> bool:
+    return Path(sys.prefix).resolve() == venv.resolve()
 
 
 def _make_state_folder() -> None:
@@ -248,12 +254,10 @@ def _locate_odoo(prefix: Path) -> _Odoo:
 
 
 def _create_tools_venv() -> Path:
-    venv = STATE / "venv"
-
     def create() -> None:
-        run(sys.executable, "-m", "venv", "--clear", venv)
+        run(sys.executable, "-m", "venv", "--clear", TOOLS_VENV)
 
-    return _create_venv(venv, SETUP / "requirements" / "tools.txt", create, {})
+    return _create_venv(TOOLS_VENV, SETUP / "requirements" / "tools.txt", create, {})
 
 
 def _create_odoo_venv(series: str, tools: Path) -> tuple[Path, dict[str, str]]:
