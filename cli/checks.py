@@ -20,10 +20,10 @@ from ..listening.connecting import ConnectionFailed, Connector
 from ..listening.road import Blocked
 from ..listening.settings import NO_ENDPOINT, Settings, SettingsError
 from ..listening.state import FAIL, PASS, WARN
-from ..listening.trial import Trial
 from ..models import bus, cron, health, override, roads, series
 from .line import FAILED, NOT_TRIED, OK, WARNING, Line
 from .pooler import check_pooler
+from .trial import Trial
 
 NAME = "bus_alt_connection"
 

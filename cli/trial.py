@@ -7,10 +7,10 @@ import queue
 import threading
 from contextlib import ExitStack
 
-from .connecting import ConnectionFailed
-from .display import one_line
-from .listener import Listener
-from .state import State
+from ..listening.connecting import ConnectionFailed
+from ..listening.display import one_line
+from ..listening.listener import Listener
+from ..listening.state import State
 
 _logger = logging.getLogger(__name__)
 
