@@ -209,7 +209,8 @@ class TestListener(WaitCase):
             if payloads[0] != "stand still":
                 return
             self.direct(
-                "SELECT pg_notify(%s, rpad(i::text, 100)) FROM generate_series(1, 600) i",
+                "SELECT pg_notify(%s, rpad(i::text, 100))"
+                " FROM generate_series(1, 600) AS i",
                 CHANNEL,
             )
             gate.set()

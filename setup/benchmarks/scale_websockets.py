@@ -4,6 +4,9 @@ Stock Odoo at PostgreSQL itself and ours behind PgBouncer stand side by side and
 turns, with the settings of setup/odoo.conf and setup/pgbouncer.ini; and ours without
 PgBouncer, which tells what is the addon's and what the pooler's. All clients are in
 this process, in one loop, whose CPU time is told as well: it has the same CPUs.
+
+Those are kept from sleeping, so that what is measured is the servers; a message to one
+is sent once more without that.
 """
 
 from __future__ import annotations
@@ -23,9 +26,16 @@ from stack import Stack
 from .catch_up import ARGS, allow_files
 from .delivery import CONTENDERS, PAUSE, Server, Websocket, suspended
 from .figures import MIB, Figures, percentile
+from .machine import awake_cpus
 from .scale_usage import cpu_seconds
 
 STOCK, _, OURS, DIRECT = CONTENDERS
+
+
+#: Messages to one of them in each turn, each to another one. In a round each contender
+#: has two turns, between which it is suspended for less than the 15 s in which Odoo
+#: wants to have pings answered.
+TO_ONE = 100
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,6 @@ class Size:
     websockets: int
     rounds: int
     to_all: int
-    to_one: int = 500
-    """Messages to one of them, each to another one. With many websockets fewer, so that
-    the others are suspended for less than the 15 s in which Odoo wants to have pings
-    answered."""
 
     @property
     def files(self) -> int:
@@ -47,12 +53,7 @@ class Size:
         return 3 * self.websockets + 500
 
 
-SIZES = (
-    Size(10, 5, 10),
-    Size(100, 5, 6),
-    Size(1000, 3, 2, 100),
-    Size(5000, 2, 1, 100),
-)
+SIZES = (Size(10, 20, 3), Size(100, 20, 2), Size(1000, 10, 1), Size(5000, 2, 1))
 
 #: In a quick run: the smallest, and one round.
 QUICK_SIZES, QUICK_ROUNDS = 2, 1
@@ -76,6 +77,7 @@ class Crowd:
         self.websockets: list[Websocket] = []
         self._clients = clients
         self._process = evented(server)
+        self.name = server.contender.name
         self._numbers = itertools.count()
         # For an id of a last message, which those who have been here before know.
         server.sender.send("nobody", "")
@@ -102,25 +104,24 @@ class Crowd:
         self._clients.read(PAUSE)
         return [(at - committed) * 1000 for at in arrivals.values()], len(expected)
 
-    def turn(self, size: Size) -> Figures:
-        """Send to some, each by itself, and to all; return the figures."""
+    def turn(self) -> Figures:
+        """Send to some of them, each by itself; return the figures."""
         self.send(EVERYBODY, self.websockets)
-        step_ = max(len(self.websockets) // size.to_one, 1)
-        chosen = [(step_ * i) % len(self.websockets) for i in range(size.to_one)]
-        to_one, one_used = self._measure(
-            [(f"own-{i}", [self.websockets[i]]) for i in chosen]
-        )
-        to_all, all_used = self._measure([(EVERYBODY, self.websockets)] * size.to_all)
-        return {
-            "contender": self.server.contender.name,
-            "one": {**to_one, **one_used},
-            "all": {**to_all, **all_used},
-            "mib": psutil.Process(self._process).memory_info().rss / MIB,
-        }
+        step_ = max(len(self.websockets) // TO_ONE, 1)
+        chosen = [(step_ * i) % len(self.websockets) for i in range(TO_ONE)]
+        return self._measure([(f"own-{i}", [self.websockets[i]]) for i in chosen])
 
-    def _measure(
-        self, messages: list[tuple[str, list[Websocket]]]
-    ) -> tuple[Figures, Figures]:
+    def awake_turn(self, size: Size) -> Figures:
+        """Send to some, each by itself, and to all, while the CPUs do not sleep."""
+        with awake_cpus() as awake:
+            return {
+                "awake": awake,
+                "one": self.turn(),
+                "all": self._measure([(EVERYBODY, self.websockets)] * size.to_all),
+                "mib": psutil.Process(self._process).memory_info().rss / MIB,
+            }
+
+    def _measure(self, messages: list[tuple[str, list[Websocket]]]) -> Figures:
         """Send messages; return their latencies, and what CPU time they took."""
         times: list[float] = []
         expected = 0
@@ -132,19 +133,15 @@ class Crowd:
         server = cpu_seconds(self._process) - server
         clients = time.process_time() - clients
         thousands = max(len(times), 1) / 1000
-        return (
-            {
-                "expected": expected,
-                "delivered": len(times),
-                "p50_ms": percentile(times, 50),
-                "p99_ms": percentile(times, 99),
-                "worst_ms": max(times, default=None),
-            },
-            {
-                "evented_cpu_s": server / thousands,
-                "clients_cpu_s": clients / thousands,
-            },
-        )
+        return {
+            "expected": expected,
+            "delivered": len(times),
+            "p50_ms": percentile(times, 50),
+            "p99_ms": percentile(times, 99),
+            "worst_ms": max(times, default=None),
+            "evented_cpu_s": server / thousands,
+            "clients_cpu_s": clients / thousands,
+        }
 
 
 class Clients:
@@ -185,12 +182,13 @@ class Clients:
     def read(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         """Read what has come; for some time, or until a condition holds."""
         end = time.monotonic() + seconds
-        while True:
-            ready = self._selector.select(max(end - time.monotonic(), 0.0))
+        while not until():
+            left = end - time.monotonic()
+            ready = self._selector.select(max(left, 0.0))
             now = time.monotonic()
             for key, _ in ready:
                 self._read(key, now)
-            if until() or now >= end:
+            if left <= 0:
                 return
 
     def _read(self, key: selectors.SelectorKey, now: float) -> None:
@@ -216,14 +214,32 @@ def take_turns(crowds: list[Crowd], size: Size) -> list[Figures]:
     for number in range(size.rounds):
         # Each time, another one is the first.
         first = number % len(crowds)
-        for crowd in crowds[first:] + crowds[:first]:
-            others = [each.server for each in crowds if each is not crowd]
-            if size.websockets > SUSPENDED_UP_TO:
-                others = []
-            with suspended(others):
-                turn = crowd.turn(size)
-            turns.append({"websockets": size.websockets, "round": number, **turn})
+        order = crowds[first:] + crowds[:first]
+        found: dict[str, Figures] = {}
+        for crowd in order:
+            with alone(crowd, crowds):
+                found[crowd.name] = crowd.awake_turn(size)
+        for crowd in order:
+            with alone(crowd, crowds):
+                found[crowd.name]["one_asleep"] = crowd.turn()
+        turns += [
+            {
+                "websockets": size.websockets,
+                "round": number,
+                "contender": name,
+                **figures,
+            }
+            for name, figures in found.items()
+        ]
     return turns
+
+
+def alone(crowd: Crowd, crowds: list[Crowd]) -> contextlib.AbstractContextManager:
+    """Suspend the other servers, if so many websockets allow that."""
+    is_allowed = len(crowd.websockets) <= SUSPENDED_UP_TO
+    return suspended(
+        [each.server for each in crowds if each is not crowd and is_allowed]
+    )
 
 
 def sizes(quick: bool) -> tuple[list[Size], list[str]]:
@@ -231,8 +247,7 @@ def sizes(quick: bool) -> tuple[list[Size], list[str]]:
     wanted = [*SIZES[:QUICK_SIZES]] if quick else [*SIZES]
     if quick:
         wanted = [
-            Size(each.websockets, QUICK_ROUNDS, each.to_all, each.to_one // 10)
-            for each in wanted
+            Size(each.websockets, QUICK_ROUNDS, each.to_all) for each in wanted
         ]
     allowed = allow_files(wanted[-1].files)
     possible = [each for each in wanted if each.files <= allowed]
