@@ -10,8 +10,6 @@ could not be sent says nothing about the listener.
 
 from __future__ import annotations
 
-import itertools
-import queue
 import random
 import threading
 import time
@@ -35,31 +33,28 @@ TOKEN_PREFIX = "bus_alt_connection-"
 #: What a doubt says before why that is so.
 NOT_SENT = "none can be sent through db_host"
 
-_numbers = itertools.count(1)
-
 
 class Deaf(Exception):
     """What was sent did not arrive, or went elsewhere."""
 
 
-Sent = namedtuple("Sent", "token at identity is_reopened", defaults=[False])
+Sent = namedtuple("Sent", "token at identity")
 Sent.__doc__ = """A canary that was sent.
 
 - ``token``: its payload (str)
 - ``at``: when it was committed (``time.monotonic()``)
 - ``identity``: where: the server and the database (:data:`.server.IDENTITY`)
-- ``is_reopened``: whether the road had been lost. So may others' have been, between
-  their COMMIT and their NOTIFY
 """
 
 
 class CanarySender:
-    """Sends canaries, one at a time, in a thread of its own.
+    """Sends canaries, one at a time, each in a thread of its own.
 
     :param road: the road that Odoo's notifications take; this is its only user
     :param notify_query: takes a channel and a payload, sends that, and returns first
         what :data:`.server.IDENTITY` selects
-    :param on_sent: called in the thread with each :class:`Sent`
+    :param on_sent: called in the thread after each, with whether the road had been
+        lost: so may others' have been, between their COMMIT and their NOTIFY
     """
 
     #: Seconds between two attempts, at the longest. Each takes a lock of the whole
@@ -67,58 +62,48 @@ class CanarySender:
     LONGEST_WAIT = 60.0
 
     def __init__(
-        self, road: Road, notify_query: Any, on_sent: Callable[[Sent], None]
+        self, road: Road, notify_query: Any, on_sent: Callable[[bool], None]
     ) -> None:
         self._road = road
         self._notify_query = notify_query
         self._on_sent = on_sent
-        self._requests: queue.Queue = queue.Queue()
         self._thread: threading.Thread | None = None
-        self._is_busy = False
         self._backoff = Backoff(first=0.5, longest=self.LONGEST_WAIT)
         self._not_before = 0.0
+        #: the last one that was sent
+        self.sent: Sent | None = None
         #: why the last one could not be sent; None if it could
         self.failure: str | None = None
 
     def request(self, token: str) -> bool:
         """Have a canary sent, and return True; False if that must wait a little."""
-        if self._is_busy or time.monotonic() < self._not_before:
+        is_busy = self._thread is not None and self._thread.is_alive()
+        if is_busy or time.monotonic() < self._not_before:
             return False
-        if self._thread is None:
-            thread = threading.Thread(
-                target=self._run, name=f"{__name__}.sender", daemon=True
-            )
-            thread.start()
-            self._thread = thread
-        self._is_busy = True
-        self._requests.put(token)
+        self._thread = threading.Thread(
+            target=self._send, args=(token,), name=f"{__name__}.sender", daemon=True
+        )
+        self._thread.start()
         return True
 
-    def stop(self) -> None:
-        """Make the thread end when it has sent what it is sending."""
-        self._requests.put(None)
-
-    def _run(self) -> None:
-        for token in iter(self._requests.get, None):
-            openings = self._road.openings
-            try:
-                [row] = self._road.query(
-                    self._notify_query,
-                    (CHANNEL, token),
-                    "the lock that every COMMIT with a NOTIFY takes: another one does"
-                    " not end",
-                )
-            except Exception as error:
-                verb = "NOTIFY " if isinstance(error, Blocked) else ""
-                self.failure = verb + one_line(error)
-                self._not_before = time.monotonic() + self._backoff.delay()
-            else:
-                self.failure = None
-                self._backoff.reset()
-                is_reopened = 0 < openings < self._road.openings
-                self._on_sent(Sent(token, time.monotonic(), row[:2], is_reopened))
-            self._is_busy = False
-        self._road.close()
+    def _send(self, token: str) -> None:
+        openings = self._road.openings
+        try:
+            [row] = self._road.query(
+                self._notify_query,
+                (CHANNEL, token),
+                "the lock that every COMMIT with a NOTIFY takes: another one does not"
+                " end",
+            )
+        except Exception as error:
+            verb = "NOTIFY " if isinstance(error, Blocked) else ""
+            self.failure = verb + one_line(error)
+            self._not_before = time.monotonic() + self._backoff.delay()
+        else:
+            self.failure = None
+            self._backoff.reset()
+            self.sent = Sent(token, time.monotonic(), row[:2])
+            self._on_sent(0 < openings < self._road.openings)
 
 
 class CanaryWatch:
@@ -162,22 +147,15 @@ class CanaryWatch:
         self, sender: CanarySender, identity: tuple[str, str], now: float
     ) -> None:
         self._sender = sender
-        self._name = uuid.uuid4().hex
         self._identity = identity
         self._token: str | None = None
         self._requested_at = now
-        self._sent: Sent | None = None
         self._last_heard = now
         # a new connection has as long to be proven as any other silence may last
         self._last_own = now - self.OWN_EXPIRY + self.EXPIRY
         self._next_canary = self._next_own = self._next_check = now
         #: whether a canary of our own has come by this connection
         self.is_proven = False
-
-    def sent(self, canary: Sent) -> None:
-        """A canary was committed."""
-        if canary.token == self._token:
-            self._sent = canary
 
     def heard(self, now: float, payloads: set[str]) -> float | None:
         """Notifications have arrived.
@@ -188,7 +166,7 @@ class CanaryWatch:
         self._next_canary = now + random.uniform(*self.SILENCE)
         if self._token not in payloads:
             return None
-        self._token = self._sent = None
+        self._token = None
         self._last_own = now
         self._next_own = now + random.uniform(*self.OWN_INTERVAL)
         self.is_proven = True
@@ -209,10 +187,11 @@ class CanaryWatch:
         return wait
 
     def _request(self, now: float) -> float:
-        if self._sent:
-            if self._sent.identity != self._identity:
-                raise Deaf(mismatch(self._identity, self._sent.identity))
-            left = self._sent.at + self.DEADLINE - now
+        sent = self._sender.sent
+        if sent and sent.token == self._token:
+            if sent.identity != self._identity:
+                raise Deaf(mismatch(self._identity, sent.identity))
+            left = sent.at + self.DEADLINE - now
             if left < 0:
                 raise Deaf(
                     "a NOTIFY that was sent through db_host did not arrive within"
@@ -224,7 +203,7 @@ class CanaryWatch:
         if now < due:
             return due - now
         if self._token is None:
-            self._token = f"{TOKEN_PREFIX}{self._name}-{next(_numbers)}"
+            self._token = TOKEN_PREFIX + uuid.uuid4().hex
         # again a little later, since the sender may be busy or fail
         if not self._sender.request(self._token):
             return 0.2
@@ -275,9 +254,6 @@ class SilenceWatch:
         self._ask = ask
         self._last_heard = self._last_answer = now
         self._silent_after = random.uniform(*self.SILENT_AFTER)
-
-    def sent(self, canary: Sent) -> None:
-        """Nothing is sent."""
 
     def heard(self, now: float, payloads: set[str]) -> float | None:
         """Notifications have arrived."""

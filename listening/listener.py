@@ -12,7 +12,6 @@ more than closing and opening.
 
 from __future__ import annotations
 
-import collections
 import random
 import selectors
 import socket
@@ -26,7 +25,7 @@ from psycopg2.extensions import quote_ident
 
 from . import canary, connecting, server
 from .backoff import Backoff
-from .canary import CanarySender, CanaryWatch, Deaf, Sent, SilenceWatch, Silent
+from .canary import CanarySender, CanaryWatch, Deaf, SilenceWatch, Silent
 from .connecting import ConnectionFailed, ConnectionLost, Connector, Unsuitable
 from .display import one_line
 from .road import Road
@@ -91,8 +90,6 @@ class Listener:
         self._stopped = False
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._connector = Connector(get_params, self._start_listening, self._wait)
-        # canaries that were sent, from the sender's thread
-        self._sent: collections.deque[Sent] = collections.deque()
         self._sender = None
         if road:
             self._sender = CanarySender(road, notify_query, self._canary_sent)
@@ -121,18 +118,18 @@ class Listener:
                 self._state.renewing()
                 is_renewal = True
         self._connector.close()
-        if self._sender:
-            self._sender.stop()
 
     def stop(self) -> None:
         """Make :meth:`run` return, from whatever it waits for."""
         self._stopped = True
         self._wake_sender.send(b".")
 
-    def _canary_sent(self, sent: Sent) -> None:
-        """Take note of it, in the sender's thread."""
-        self._sent.append(sent)
+    def _canary_sent(self, is_reopened: bool) -> None:
+        """As ``on_sent`` of :class:`.canary.CanarySender`, in its thread."""
+        self._state.metrics.canaries += 1
         self._wake_sender.send(b".")
+        if is_reopened:
+            self._call(self._on_road_back)
 
     def _start_listening(self, conn: Connection) -> tuple[str, str]:
         """Make sure that this is PostgreSQL itself and a primary, and LISTEN.
@@ -222,14 +219,8 @@ class Listener:
             selector.register(conn, selectors.EVENT_READ)
             now = time.monotonic()
             while now < until:
-                # before the canaries are looked at: one that has come by now was read
+                # before the canary is missed: one that has come by now was read
                 self._receive(conn, watch)
-                while self._sent:
-                    sent = self._sent.popleft()
-                    self._state.metrics.canaries += 1
-                    watch.sent(sent)
-                    if sent.is_reopened:
-                        self._call(self._on_road_back)
                 wait = watch.check(now)
                 doubt = watch.doubt(now)
                 if doubt:

@@ -23,7 +23,7 @@ DEADLINE = 30
 class TestCanaryWatch(BaseCase):
     """Without a clock: the times are the test's."""
 
-    failure = None
+    sent = failure = None
 
     def setUp(self):
         super().setUp()
@@ -37,7 +37,7 @@ class TestCanaryWatch(BaseCase):
 
     def prove(self, now):
         self.watch.check(now)
-        self.watch.sent(Sent(self.requested[-1], now, HERE))
+        self.sent = Sent(self.requested[-1], now, HERE)
         self.watch.heard(now, {self.requested[-1]})
 
     def test_a_new_connection_is_proven_at_once(self):
@@ -90,14 +90,14 @@ class TestCanaryWatch(BaseCase):
 
     def test_deaf_if_what_was_sent_does_not_arrive(self):
         self.watch.check(0.0)
-        self.watch.sent(Sent(self.requested[0], 1.0, HERE))
+        self.sent = Sent(self.requested[0], 1.0, HERE)
         self.watch.check(1.0 + self.watch.DEADLINE)
         with self.assertRaises(Deaf):
             self.watch.check(1.1 + self.watch.DEADLINE)
 
     def test_others_do_not_make_up_for_our_own(self):
         self.watch.check(0.0)
-        self.watch.sent(Sent(self.requested[0], 0.0, HERE))
+        self.sent = Sent(self.requested[0], 0.0, HERE)
         self.watch.heard(3.0, {"another-1"})
         with self.assertRaises(Deaf):
             self.watch.check(5.0)
@@ -133,20 +133,20 @@ class TestCanaryWatch(BaseCase):
 
     def test_sent_to_another_server(self):
         self.watch.check(0.0)
-        self.watch.sent(Sent(self.requested[0], 0.0, ("other", "postgres")))
+        self.sent = Sent(self.requested[0], 0.0, ("other", "postgres"))
         with self.assertRaisesRegex(Deaf, "another server than"):
             self.watch.check(0.0)
 
     def test_sent_on_another_database(self):
         self.watch.check(0.0)
-        self.watch.sent(Sent(self.requested[0], 0.0, ("started", "system")))
+        self.sent = Sent(self.requested[0], 0.0, ("started", "system"))
         with self.assertRaisesRegex(Deaf, '"postgres", but Odoo sends on "system"'):
             self.watch.check(0.0)
 
     def test_a_canary_of_another_connection_says_nothing(self):
         self.watch.check(0.0)
         other = CanaryWatch(self, ("restarted", "postgres"), 1.0)
-        other.sent(Sent(self.requested[0], 1.0, HERE))
+        self.sent = Sent(self.requested[0], 1.0, HERE)
         other.check(1.0)
         other.check(100.0)
 
@@ -185,26 +185,20 @@ class TestCanarySender(BaseCase):
 
     def setUp(self):
         super().setUp()
-        self.sent = []
-        self.arrived = threading.Event()
+        self.was_sent = threading.Event()
 
     def make(self, road):
-        sender = CanarySender(road, roads.notify_query(), self.on_sent)
-        self.addCleanup(sender.stop)
-        return sender
-
-    def on_sent(self, canary):
-        self.sent.append(canary)
-        self.arrived.set()
+        return CanarySender(
+            road, roads.notify_query(), lambda is_reopened: self.was_sent.set()
+        )
 
     def test_sent(self):
         sender = self.make(roads.road(roads.notify_database()))
         self.assertTrue(sender.request("one"))
-        self.assertTrue(self.arrived.wait(DEADLINE))
-        [sent] = self.sent
-        self.assertEqual(sent.token, "one")
-        self.assertEqual(sent.identity[1], roads.notify_database())
-        self.assertLessEqual(sent.at, time.monotonic())
+        self.assertTrue(self.was_sent.wait(DEADLINE))
+        self.assertEqual(sender.sent.token, "one")
+        self.assertEqual(sender.sent.identity[1], roads.notify_database())
+        self.assertLessEqual(sender.sent.at, time.monotonic())
 
     def test_failures_are_repeated_more_and_more_rarely(self):
         sender = self.make(roads.road("no_such_database"))
@@ -212,7 +206,7 @@ class TestCanarySender(BaseCase):
         for _i in range(12):
             self.assertTrue(sender.request("one"))
             deadline = time.monotonic() + DEADLINE
-            while sender._is_busy:
+            while sender._thread.is_alive():
                 self.assertLess(time.monotonic(), deadline)
                 time.sleep(0.01)
             self.assertIn("no_such_database", sender.failure)
@@ -222,4 +216,4 @@ class TestCanarySender(BaseCase):
         self.assertLess(delays[0], 1)
         self.assertGreater(delays[-1], 40)
         self.assertLess(max(delays), 1.2 * sender.LONGEST_WAIT)
-        self.assertFalse(self.sent)
+        self.assertIsNone(sender.sent)

@@ -214,8 +214,8 @@ class TestListener(WaitCase):
                 CHANNEL,
             )
             gate.set()
-            self.wait_until(lambda: tested._sent)
-            [canary] = tested._sent
+            self.wait_until(lambda: tested._sender.sent)
+            canary = tested._sender.sent
             self.wait_until(lambda: canary.token in unread(opened[0]))
             self.wait_until(lambda: time.monotonic() > canary.at + CanaryWatch.DEADLINE)
 

@@ -39,6 +39,7 @@ class Road:
     takes: itertools.cycle
     arrives: itertools.cycle
     deaf_since: float = math.inf
+    sent: Sent | None = None
     now: float = 0.0
     busy_until: float = 0.0
     requests: list = field(default_factory=list)
@@ -107,7 +108,7 @@ def listen(road, others, late, until, kind=CanaryWatch):
             watch.is_proven |= was_proven
         for what in due:
             if "sent" in what:
-                watch.sent(what["sent"])
+                road.sent = what["sent"]
         try:
             wait = watch.check(road.now)
         except Deaf:
