@@ -24,8 +24,8 @@ class Resolver:
     PATIENCE_IF_KNOWN = 0.5
 
     def __init__(self) -> None:
-        self._known: dict[str, list[str]] = {}
         self._lookups: dict[str, _Lookup] = {}
+        self._lock = threading.Lock()
 
     def addresses(self, host: str, timeout: float) -> list[str]:
         """Return the addresses of a host; those of the last time if it has none now.
@@ -34,53 +34,39 @@ class Resolver:
         :raise TimeoutError: if there is no answer by then, and was none before
         :raise OSError: if there is no such host
         """
-        lookup = self._lookups.get(host)
-        if lookup is None:
-            lookup = self._begin(host)
-        known = self._known.get(host)
-        ended = lookup.ended.wait(self.PATIENCE_IF_KNOWN if known else timeout)
-        known = self._known.get(host)
-        if known:
-            return known
-        if not ended:
+        with self._lock:
+            lookup = self._lookups.get(host)
+            if lookup is None or not lookup.is_alive():
+                lookup = _Lookup(host, lookup.found if lookup else [])
+                lookup.start()
+                self._lookups[host] = lookup
+        lookup.join(self.PATIENCE_IF_KNOWN if lookup.found else timeout)
+        has_ended = not lookup.is_alive()
+        if lookup.found:
+            return lookup.found
+        if not has_ended:
             raise TimeoutError(f"the name was not resolved within {timeout:.0f} s")
         raise OSError(f"the name cannot be resolved: {one_line(lookup.error)}")
 
-    def _begin(self, host: str) -> _Lookup:
-        lookup = _Lookup(host, self._known, self._lookups)
-        # before it starts, as it may have ended and forgotten itself by then
-        self._lookups[host] = lookup
-        try:
-            lookup.start()
-        except BaseException:
-            self._lookups.pop(host, None)
-            raise
-        return lookup
-
 
 class _Lookup(threading.Thread):
-    """Looks one name up, takes note, and forgets itself, however late."""
+    """Looks one name up, and has what it led to, ``found``, now or before."""
 
-    def __init__(self, host: str, known: dict, lookups: dict) -> None:
+    def __init__(self, host: str, found: list[str]) -> None:
         super().__init__(name=f"{__name__}.{host}", daemon=True)
         self._host = host
-        self._known = known
-        self._lookups = lookups
+        self.found = found
         self.error: Exception | None = None
-        self.ended = threading.Event()
 
     def run(self) -> None:
         try:
             found = socket.getaddrinfo(self._host, None, type=socket.SOCK_STREAM)
             addresses = dict.fromkeys(sockaddr[0] for *_, sockaddr in found)
             # their order may be another one each time, by which nothing has changed
-            if set(addresses) != set(self._known.get(self._host, ())):
-                self._known[self._host] = list(addresses)
+            if set(addresses) != set(self.found):
+                self.found = list(addresses)
         except (OSError, UnicodeError) as error:
             self.error = error
-        finally:
-            self._lookups.pop(self._host, None)
-            self.ended.set()
 
 
 #: One for the process: what one connection has learnt serves the others.
