@@ -17,7 +17,6 @@ from odoo.tools import config
 from ..listening import connecting, display, server
 from ..listening.advice import is_standby
 from ..listening.connecting import ConnectionFailed, Connector
-from ..listening.road import Blocked
 from ..listening.settings import NO_ENDPOINT, Settings, SettingsError
 from ..listening.state import FAIL, PASS, WARN
 from ..models import bus, cron, health, override, roads, series
@@ -95,7 +94,7 @@ def addon_state(database: str) -> str:
         query = f"SELECT state FROM ir_module_module WHERE name = '{NAME}'"
         try:
             return "".join(state for (state,) in road.query(query)) or "uninstalled"
-        except (ConnectionFailed, Blocked, *connecting.REFUSALS) as error:
+        except connecting.REFUSALS as error:
             return f"not known ({display.one_line(error)})"
 
 
@@ -269,6 +268,6 @@ def connection_limit(role: str | None) -> int:
     with closing(roads.road(roads.notify_database())) as road:
         try:
             [[limit]] = road.query(query, (role,))
-        except (ConnectionFailed, Blocked, *connecting.REFUSALS):
+        except connecting.REFUSALS:
             return 0
     return limit or 0

@@ -10,7 +10,7 @@ from psycopg2.extensions import connection as Connection
 from odoo.tools import config
 
 from ..listening import connecting
-from ..listening.connecting import ConnectionFailed, Connector
+from ..listening.connecting import Connector
 from ..listening.poller import Poller
 from ..models import roads, series
 from .line import FAILED, NOT_TRIED, OK, WARNING, Line
@@ -34,7 +34,7 @@ def check_pooler(conn: Connection) -> Line:
         retry = float(values["server_login_retry"])
         idle = float(values["server_idle_timeout"])
         size = pool_size(values, databases)
-    except (ConnectionFailed, KeyError, *connecting.REFUSALS):
+    except (KeyError, *connecting.REFUSALS):
         text = "PgBouncer tells its admin_users and stats_users alone how it is set"
         return Line("pooler", NOT_TRIED, text)
     text = (

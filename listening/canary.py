@@ -34,7 +34,7 @@ TOKEN_PREFIX = "bus_alt_connection-"
 NOT_SENT = "none can be sent through db_host"
 
 
-class Deaf(Exception):
+class Deaf(OSError):
     """What was sent did not arrive, or went elsewhere."""
 
 

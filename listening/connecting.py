@@ -44,7 +44,7 @@ CONTINUED_FOR, CONTINUED_FOR_LONGEST = 10.0, 60.0
 Wait = Callable[[Connection, int, float], bool]
 
 
-class ConnectionFailed(Exception):
+class ConnectionFailed(OSError):
     """No server was suitable; the text tells what each of them answered.
 
     :param answers: for each where it is, if that is known, and why it does not do
@@ -55,21 +55,17 @@ class ConnectionFailed(Exception):
         self.answers = answers
 
 
-class ConnectionLost(Exception):
+class ConnectionLost(OSError):
     """A connection has ended; the text is the reason, if one was given."""
-
-
-class Unsuitable(Exception):
-    """The server accepts connections, but is not one for our purpose."""
 
 
 class Unanswered(TimeoutError):
     """The other side was reached, and has not answered in time."""
 
 
-#: Why one server is passed over; ValueError is about a parameter, or about an error
-#: message of the server that is not in UTF-8.
-REFUSALS = (psycopg2.Error, OSError, ValueError, Unsuitable)
+#: What cannot be had; ValueError is about a parameter, or about an error message of the
+#: server that is not in UTF-8.
+REFUSALS = (psycopg2.Error, OSError, ValueError)
 
 
 def wait(conn: Connection, event: int, timeout: float) -> bool:

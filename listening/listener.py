@@ -26,7 +26,7 @@ from psycopg2.extensions import quote_ident
 from . import canary, connecting, server
 from .backoff import Backoff
 from .canary import CanarySender, CanaryWatch, Deaf, SilenceWatch, Silent
-from .connecting import ConnectionFailed, ConnectionLost, Connector, Unsuitable
+from .connecting import ConnectionFailed, ConnectionLost, Connector
 from .display import one_line
 from .road import Road
 from .state import State
@@ -135,13 +135,13 @@ class Listener:
         """Make sure that this is PostgreSQL itself and a primary, and LISTEN.
 
         :return: the identity of the server and database
-        :raise Unsuitable: if it is not; then LISTEN is not sent. A transaction pooler
+        :raise OSError: if it is not; then LISTEN is not sent. A transaction pooler
             would drop it, and deliver notifications to whichever client uses that
             server connection next.
         """
         found = server.examine(conn, self._wait)
         if found.unsuitable:
-            raise Unsuitable(found.unsuitable)
+            raise OSError(found.unsuitable)
         if conn.server_version >= IDLE_SESSION_TIMEOUT_SINCE:
             # an idle connection is what we are
             self._query(conn, "SET idle_session_timeout = 0")

@@ -34,7 +34,7 @@ PREFIX = (
 )
 
 
-class Blocked(Exception):
+class Blocked(OSError):
     """Somebody holds a lock that the query needs; the text says which."""
 
 

@@ -14,11 +14,10 @@ from typing import Callable
 import psycopg2
 
 from .canary import Deaf
-from .connecting import ConnectionFailed, ConnectionLost
+from .connecting import ConnectionLost
 from .display import one_line, sentences
 from .log import Log
 from .metrics import Metrics
-from .road import Blocked
 
 #: NOTIFY is proven to arrive; or it is not, and why is known; or neither, yet: nobody
 #: has subscribed, or the connection is being opened anew.
@@ -29,7 +28,7 @@ LISTENING, FALLBACK, STARTING = "listening", "fallback", "starting"
 UNSUPPORTED, OVERRIDDEN, STUCK = "unsupported", "overridden", "stuck"
 
 #: What may keep us from listening or reading; anything else is told with a traceback.
-FORESEEN = (psycopg2.Error, OSError, Blocked, ConnectionFailed, ConnectionLost, Deaf)
+FORESEEN = (psycopg2.Error, OSError)
 
 #: Of the draft "Health Check Response Format for HTTP APIs"
 #: (draft-inadarei-api-health-check), from which Odoo's own answers take their "pass".

@@ -30,10 +30,9 @@ from odoo.service import server as odoo_server
 
 from odoo.addons.base.models import ir_cron
 
-from ..listening.connecting import REFUSALS, ConnectionFailed
+from ..listening.connecting import REFUSALS
 from ..listening.display import one_line, sentences
 from ..listening.log import Log
-from ..listening.road import Blocked
 from ..listening.state import FALLBACK, State
 from . import handed, roads, slots
 from .handed import HandedConnection, handing
@@ -192,7 +191,7 @@ def forget_dropped() -> None:
     with contextlib.closing(roads.road(roads.notify_database())) as road:
         try:
             found = {name for (name,) in road.query(query)}
-        except (ConnectionFailed, Blocked, *REFUSALS):
+        except REFUSALS:
             return
     for name in set(getattr(Registry.registries, "snapshot", ())) - found:
         Registry.delete(name)
