@@ -120,8 +120,9 @@ class BusTable:
             self._writers, self._watched = set(), writers
             return News(None, is_other, is_failover)
         has_one_ended = not self._watched <= writers
-        self._watched &= writers
-        self._writers &= writers
+        # new sets, since who reads may go back to a copy
+        self._watched = self._watched & writers
+        self._writers = self._writers & writers
         if not self._writers:
             # the greatest row may have been deleted; that is no reason to go back
             greatest = max(greatest, self._after)

@@ -15,6 +15,7 @@ goes on; so it delays no other.
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 import time
@@ -39,8 +40,6 @@ class _Database:
         self.started: float | None = None
         #: whether the last reading has succeeded
         self.is_good = False
-        # of a reading's news, what nobody could be told yet
-        self.is_other = self.is_failover = False
 
 
 class Poller:
@@ -72,14 +71,12 @@ class Poller:
 
     #: How many readings are under way at once: of those that began within the last
     #: SLOW_AFTER seconds, as many again of databases that have not been read the last
-    #: time; and in all, of which some are for those that have.
+    #: time; and in all, of which some are for those that have. So many connections are
+    #: kept as well, while nobody is known to listen.
     MAX_FRESH = 5
     SLOW_AFTER = 1.0
     MAX_READINGS = 50
     RESERVED = 10
-
-    #: How many connections to the pooler are kept while nobody is known to listen.
-    MAX_OPEN = 50
 
     #: Finding the databases takes 1 / so much of the time at most: with 200,000
     #: channels it takes 87 ms.
@@ -156,10 +153,12 @@ class Poller:
         fresh = [d for d in running if now - d.started < self.SLOW_AFTER]
         # those that may fail are on their own, so as not to delay the others
         places = {
-            is_good: self.MAX_FRESH - sum(d.is_good == is_good for d in fresh)
-            for is_good in (False, True)
+            is_good: min(
+                self.MAX_FRESH - sum(d.is_good == is_good for d in fresh),
+                self.MAX_READINGS - reserved - len(running),
+            )
+            for is_good, reserved in ((True, 0), (False, self.RESERVED))
         }
-        left = self.MAX_READINGS - len(running)
         next_due = self._next_walk
         # a place becomes free with an end, which wakes us, or when one is slow
         next_place = min((d.started + self.SLOW_AFTER for d in fresh), default=now + 1)
@@ -169,11 +168,9 @@ class Poller:
             if database.due > now:
                 next_due = min(next_due, database.due)
                 break
-            reserved = 0 if database.is_good else self.RESERVED
-            if left <= reserved or places[database.is_good] <= 0:
+            if places[database.is_good] <= 0:
                 next_due = min(next_due, next_place)
                 continue
-            left -= 1
             places[database.is_good] -= 1
             self._start(name, database, now)
         return max(next_due - time.monotonic(), 0.0)
@@ -208,12 +205,12 @@ class Poller:
         """Read one database, in a thread of its own, and plan its next reading."""
         is_good = False
         self._state.table_wanted(name)
+        # what cannot be told of it now, the next reading finds again
+        table = copy.copy(database.table)
         try:
-            news = database.table.fetch(
-                lambda text, args: database.road.query(text, args, LOCK)
-            )
-            self._pass_on(name, database, news)
-            is_good = True
+            news = table.fetch(lambda text, args: database.road.query(text, args, LOCK))
+            self._pass_on(name, database.road, news)
+            database.table, is_good = table, True
             self._state.table_read(name)
         except Exception as error:
             self._state.table_failed(name, error)
@@ -221,22 +218,18 @@ class Poller:
             self._plan(database, is_good)
             self._woken.set()
 
-    def _pass_on(self, name: str, database: _Database, news: News) -> None:
-        """Tell of news; what cannot be told now, is told after the next reading."""
+    def _pass_on(self, name: str, road: Road, news: News) -> None:
+        """Tell of news."""
 
         def last_id() -> int:
-            return database.road.query(f"SELECT {LAST_ID}", lock=LOCK)[0][0]
+            return road.query(f"SELECT {LAST_ID}", lock=LOCK)[0][0]
 
-        database.is_other |= news.is_other
-        database.is_failover |= news.is_failover
-        rows = None if database.is_other else news.rows
         try:
-            if database.is_other:
-                self._on_other_table(name, database.is_failover, last_id)
-                database.is_other = database.is_failover = False
+            if news.is_other:
+                self._on_other_table(name, news.is_failover, last_id)
         finally:
-            if rows is None or rows:
-                self._on_news(name, rows)
+            if news.rows is None or news.rows:
+                self._on_news(name, news.rows)
 
     def _plan(self, database: _Database, is_good: bool) -> None:
         """Set when to read a database again."""
@@ -250,7 +243,7 @@ class Poller:
         else:
             due = now + self.INTERVAL
         is_open = [other.road.is_open for other in list(self._databases.values())]
-        if is_listening or sum(is_open) > self.MAX_OPEN:
+        if is_listening or sum(is_open) > self.MAX_READINGS:
             database.road.close()
         with self._lock:
             database.is_good = is_good
