@@ -39,10 +39,6 @@ DEFAULT_PORT = "5432"
 #: which a backend that waits for something there has ended: of these it has three then.
 CONTINUED_FOR, CONTINUED_FOR_LONGEST = 10.0, 60.0
 
-#: Waits for an event (of :mod:`selectors`) on a connection for so many seconds at most;
-#: returns whether it came.
-Wait = Callable[[Connection, int, float], bool]
-
 
 class ConnectionFailed(OSError):
     """No server was suitable; the text tells what each of them answered.
@@ -69,7 +65,7 @@ REFUSALS = (psycopg2.Error, OSError, ValueError)
 
 
 def wait(conn: Connection, event: int, timeout: float) -> bool:
-    """As :data:`Wait`.
+    """Wait for an event (of :mod:`selectors`); return whether it came.
 
     The selector is a new one each time because libpq may change the socket between two
     steps of connecting.
@@ -79,7 +75,7 @@ def wait(conn: Connection, event: int, timeout: float) -> bool:
         return bool(selector.select(max(timeout, 0)))
 
 
-def complete(conn: Connection, timeout: float, wait: Wait = wait) -> None:
+def complete(conn: Connection, timeout: float) -> None:
     """Wait for at most ``timeout`` seconds until what was begun on ``conn`` is done.
 
     If the process stands still meanwhile, the time begins anew, once.
@@ -111,11 +107,7 @@ def complete(conn: Connection, timeout: float, wait: Wait = wait) -> None:
 
 
 def query(
-    conn: Connection,
-    text: Any,
-    args: Any = None,
-    wait: Wait = wait,
-    timeout: float = DEFAULT_TIMEOUT,
+    conn: Connection, text: Any, args: Any = None, timeout: float = DEFAULT_TIMEOUT
 ) -> list[tuple]:
     """Execute a query in autocommit; return the rows of its (last) result, if any.
 
@@ -125,7 +117,7 @@ def query(
     """
     with conn.cursor() as cr:
         cr.execute(text, args)
-        complete(conn, timeout, wait)
+        complete(conn, timeout)
         return cr.fetchall() if cr.description else []
 
 
@@ -140,18 +132,15 @@ class Connector:
         them; called for each attempt
     :param prepare: called with a new connection; what it raises of :data:`REFUSALS`
         makes the server unsuitable
-    :param wait: what to wait with
     """
 
     def __init__(
         self,
         get_params: Callable[[], dict],
         prepare: Callable[[Connection], Any] = lambda conn: None,
-        wait: Wait = wait,
     ) -> None:
         self._get_params = get_params
         self._prepare = prepare
-        self._wait = wait
         # the address that had us last, and whether another one is to be tried first
         self._last: dict | None = None
         self._is_another_first = False
@@ -204,7 +193,7 @@ class Connector:
         if conn is None:
             conn = psycopg2.connect(async_=1, **params)
         try:
-            complete(conn, _timeout(params), self._wait)
+            complete(conn, _timeout(params))
         except Unanswered:
             if time.monotonic() - begun < self._continued_for:
                 self._unanswered[key] = conn, begun

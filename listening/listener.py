@@ -1,8 +1,8 @@
 """The connection that listens: opened, proven, kept, and opened again when lost.
 
-It is an asynchronous connection (:mod:`.connecting`), so that every wait has a deadline
-and a shutdown can interrupt it. One thread owns a :class:`Listener` and runs
-:meth:`Listener.run`; any other may call :meth:`Listener.stop`.
+It is an asynchronous connection (:mod:`.connecting`), so that every wait has a
+deadline. One thread owns a :class:`Listener` and runs :meth:`Listener.run`; any other
+may call :meth:`Listener.stop`.
 
 Notifications that come while there is no connection are lost, and so are those that a
 deaf one does not hear. Hence ``on_listening`` after each LISTEN: whoever listens looks
@@ -23,10 +23,10 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import quote_ident
 
-from . import canary, connecting, server
+from . import canary, server
 from .backoff import Backoff
 from .canary import CanarySender, CanaryWatch, Deaf, SilenceWatch, Silent
-from .connecting import ConnectionFailed, ConnectionLost, Connector
+from .connecting import ConnectionFailed, ConnectionLost, Connector, query
 from .display import one_line
 from .road import Road
 from .state import State
@@ -35,10 +35,6 @@ from .state import State
 IDLE_SESSION_TIMEOUT_SINCE = 140000
 
 Watch = Union[CanaryWatch, SilenceWatch]
-
-
-class Stopped(Exception):
-    """:meth:`Listener.stop` was called."""
 
 
 class Listener:
@@ -89,7 +85,7 @@ class Listener:
         self._advise = advise
         self._stopped = False
         self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._connector = Connector(get_params, self._start_listening, self._wait)
+        self._connector = Connector(get_params, self._start_listening)
         self._sender = None
         if road:
             self._sender = CanarySender(road, notify_query, self._canary_sent)
@@ -104,8 +100,6 @@ class Listener:
         while not self._stopped:
             try:
                 self._listen(backoff)
-            except Stopped:
-                break
             except Silent:
                 is_renewal = True
             except Exception as error:
@@ -120,7 +114,7 @@ class Listener:
         self._connector.close()
 
     def stop(self) -> None:
-        """Make :meth:`run` return, from whatever it waits for."""
+        """Make :meth:`run` return, once no server is to answer any more."""
         self._stopped = True
         self._wake_sender.send(b".")
 
@@ -139,12 +133,12 @@ class Listener:
             would drop it, and deliver notifications to whichever client uses that
             server connection next.
         """
-        found = server.examine(conn, self._wait)
+        found = server.examine(conn)
         if found.unsuitable:
             raise OSError(found.unsuitable)
         if conn.server_version >= IDLE_SESSION_TIMEOUT_SINCE:
             # an idle connection is what we are
-            self._query(conn, "SET idle_session_timeout = 0")
+            query(conn, "SET idle_session_timeout = 0")
         for channel in (canary.CHANNEL, self._channel):
             self._listen_on(conn, channel)
         # so that the last one is why the connection ended
@@ -152,10 +146,7 @@ class Listener:
         return found.identity
 
     def _listen_on(self, conn: Connection, channel: str) -> None:
-        self._query(conn, "LISTEN " + quote_ident(channel, conn))
-
-    def _query(self, conn: Connection, text: str) -> None:
-        connecting.query(conn, text, wait=self._wait)
+        query(conn, "LISTEN " + quote_ident(channel, conn))
 
     def _listen(self, backoff: Backoff) -> None:
         """Connect, and pass notifications on until the connection is to be renewed.
@@ -213,19 +204,21 @@ class Listener:
         self._state.proven(f"{where}, backend pid {conn.get_backend_pid()}")
 
     def _consume(self, conn: Connection, watch: Watch, until: float) -> None:
-        """Pass notifications on until then (``time.monotonic()``)."""
+        """Pass notifications on until then (``time.monotonic()``), or until stopped."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             selector.register(conn, selectors.EVENT_READ)
             now = time.monotonic()
-            while now < until:
+            while now < until and not self._stopped:
                 # before the canary is missed: one that has come by now was read
                 self._receive(conn, watch)
                 wait = watch.check(now)
                 doubt = watch.doubt(now)
                 if doubt:
                     self._state.doubted(doubt)
-                self._select(selector, min(wait, until - now))
+                ready = selector.select(min(wait, until - now))
+                if self._wake_receiver in [key.fileobj for key, _events in ready]:
+                    self._wake_receiver.recv(4096)
                 now = time.monotonic()
 
     def _receive(self, conn: Connection, watch: Watch) -> None:
@@ -252,7 +245,7 @@ class Listener:
             notifies, conn.notifies = conn.notifies, []
             self._pass_on(conn, watch, notifies)
             if self._stopped:
-                raise Stopped
+                return
             # a flood must not keep the other greenlets of the process waiting
             time.sleep(0)
 
@@ -294,31 +287,3 @@ class Listener:
             with suppress(socket.timeout):
                 self._wake_receiver.recv(4096)
         self._wake_receiver.settimeout(None)
-
-    def _wait(self, conn: Connection, event: int, timeout: float) -> bool:
-        """As :data:`.connecting.Wait`.
-
-        :raise Stopped: if :meth:`stop` was called
-        """
-        deadline = time.monotonic() + timeout
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_receiver, selectors.EVENT_READ)
-            selector.register(conn, event)
-            while True:
-                left = max(deadline - time.monotonic(), 0)
-                if conn in self._select(selector, left):
-                    return True
-                if time.monotonic() >= deadline:
-                    return False
-
-    def _select(self, selector: selectors.BaseSelector, timeout: float) -> set:
-        """Return what is ready within ``timeout`` seconds, other than what wakes us.
-
-        :raise Stopped: if :meth:`stop` was called
-        """
-        ready = {key.fileobj for key, _events in selector.select(timeout)}
-        if self._wake_receiver in ready:
-            self._wake_receiver.recv(4096)
-        if self._stopped:
-            raise Stopped
-        return ready

@@ -6,7 +6,7 @@ from collections import namedtuple
 
 from psycopg2.extensions import connection as Connection
 
-from .connecting import Wait, query, wait
+from .connecting import query
 from .display import describe
 
 #: Why a server that answers is none to LISTEN on.
@@ -41,14 +41,14 @@ class Server(namedtuple("Server", "identity is_pooled is_standby")):
         return STANDBY if self.is_standby else None
 
 
-def examine(conn: Connection, wait: Wait = wait) -> Server:
+def examine(conn: Connection) -> Server:
     """Ask a connection what it leads to.
 
     :raise TimeoutError: if there is no answer in time
     :raise psycopg2.Error: if it failed
     """
     [(started, database, backend_pid, is_standby)] = query(
-        conn, f"{IDENTITY}, pg_backend_pid(), pg_is_in_recovery()", wait=wait
+        conn, f"{IDENTITY}, pg_backend_pid(), pg_is_in_recovery()"
     )
     # A pooler invents the process id of the handshake (PgBouncer in src/proto.c,
     # Supavisor in db_handler.ex); PostgreSQL sends its own.

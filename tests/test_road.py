@@ -148,16 +148,19 @@ class TestConnector(WaitCase):
         self.addCleanup(holder.close)
         holder.execute(lock)
 
+        stock_wait = connecting.wait
+
         def wait(conn, event, timeout):
             timeouts.append(timeout)
             if len(timeouts) == 1:
                 holder.rollback()
                 clock.now += 60.0
                 return False
-            return connecting.wait(conn, event, DEADLINE)
+            return stock_wait(conn, event, DEADLINE)
 
         self.patch(connecting, "time", SimpleNamespace(monotonic=lambda: clock.now))
-        rows = connecting.query(conn, lock, wait=wait, timeout=5.0)
+        self.patch(connecting, "wait", wait)
+        rows = connecting.query(conn, lock, timeout=5.0)
         self.assertEqual(rows, [("",)])
         self.assertEqual(set(timeouts), {5.0})
 
