@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, Mapping
 
 import psycopg2
@@ -69,11 +70,12 @@ NO_ENDPOINT = (
 class SettingsError(Exception):
     """Options with values that cannot be used; ``problems``: a sentence for each."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, *problems: str) -> None:
         super().__init__(" ".join(problems))
         self.problems = problems
 
 
+@dataclass(repr=False)
 class Settings:
     """Where and how to LISTEN.
 
@@ -83,17 +85,10 @@ class Settings:
     - ``own_endpoint``: whether they lead elsewhere than db_host and db_port
     """
 
-    def __init__(
-        self,
-        params: dict[str, str],
-        sources: dict[str, str],
-        max_age: int,
-        own_endpoint: bool,
-    ) -> None:
-        self.params = params
-        self.sources = sources
-        self.max_age = max_age
-        self.own_endpoint = own_endpoint
+    params: dict[str, str]
+    sources: dict[str, str]
+    max_age: int
+    own_endpoint: bool
 
     def connection_params(self) -> dict[str, str]:
         """Return the parameters for a connection of the running process."""
@@ -103,7 +98,7 @@ class Settings:
     def single_servers(self) -> Iterator[Settings]:
         """Yield the same for each server of a list."""
         for params in connecting.single_servers(self.params):
-            yield Settings(params, self.sources, self.max_age, self.own_endpoint)
+            yield replace(self, params=params)
 
     def advise(self, error: Exception) -> str:
         """Return what to do about a listening connection's error; empty if unknown."""
@@ -143,13 +138,13 @@ def load(
         origins.setdefault("dbname", f"db_system (in {config_file})")
     problems = _problems(params, origins, sources.get("db_listen_dsn"))
     max_age = values.get("db_listen_max_age", str(DEFAULT_MAX_AGE))
-    if not _is_number(max_age):
+    if not re.fullmatch("[0-9]{1,9}", max_age):
         problems.append(
             f"{sources['db_listen_max_age']}: {quoted(max_age)} is wrong; allowed: a "
             "whole number of seconds."
         )
     if problems:
-        raise SettingsError(problems)
+        raise SettingsError(*problems)
     return Settings(params, sources, int(max_age), _is_own_endpoint(params, get))
 
 
@@ -174,27 +169,22 @@ def _of_dsn(values, sources) -> tuple[dict, dict]:
     dsn = sources["db_listen_dsn"]
     # what is set by a name of OCA's only stands in for what is not set by ours
     beside = [
-        option.name
+        sources[option.name]
         for option in OPTIONS
         if option.keyword and sources.get(option.name, "").startswith("db_listen_")
     ]
     if beside:
-        names = ", ".join(sources[name] for name in beside)
         raise SettingsError(
-            [
-                f"{names} beside {dsn}: a connection string is whole. Put everything"
-                " into it, or remove it."
-            ]
+            f"{', '.join(beside)} beside {dsn}: a connection string is whole. Put"
+            " everything into it, or remove it."
         )
     try:
         params = parse_dsn(values["db_listen_dsn"])
     except (psycopg2.Error, ValueError):
         # libpq's own message quotes the string, and with it the password
         raise SettingsError(
-            [
-                f"{dsn} cannot be parsed (value not shown: it may hold a password);"
-                " allowed: a connection string or URI of libpq."
-            ]
+            f"{dsn} cannot be parsed (value not shown: it may hold a password);"
+            " allowed: a connection string or URI of libpq."
         ) from None
     params = {key: value for key, value in params.items() if value.strip()}
     return params, {keyword: f"{keyword} in {dsn}" for keyword in params}
@@ -222,7 +212,11 @@ def _problems(params: dict, origins: dict, dsn: str | None) -> list[str]:
         "user": (is_user, f"the name of a role; {in_dsn}"),
         "dbname": (is_database, f"the name of a database; {in_dsn}"),
         "sslmode": (SSLMODES.__contains__, ", ".join(SSLMODES)),
-        "connect_timeout": (_is_timeout, "a whole number of seconds"),
+        # zero and less mean "for ever" to libpq, and the default to us
+        "connect_timeout": (
+            re.compile(r"\s*-?[0-9]{1,9}\s*").fullmatch,
+            "a whole number of seconds",
+        ),
     }
 
     def problem(keyword: str, allowed: str) -> str:
@@ -276,12 +270,3 @@ def _host_hint(value: str) -> str | None:
             name, port = host.split(":")
             return f"write db_listen_host = {name} and db_listen_port = {port}"
     return None
-
-
-def _is_timeout(value: str) -> bool:
-    # zero and less mean "for ever" to libpq, and the default to us
-    return re.fullmatch(r"\s*-?[0-9]{1,9}\s*", value) is not None
-
-
-def _is_number(value: str) -> bool:
-    return re.fullmatch("[0-9]{1,9}", value) is not None
