@@ -41,7 +41,6 @@ class State:
     :param logger: where the log lines go
     :param channel: the channel that is listened on
     :param meanwhile: a sentence: how it goes on while nobody listens
-    :param on_doubt: called when it is not known any more whether notifications arrive
     :param metrics: where to count what happens; None: in memory of our own
     """
 
@@ -58,7 +57,6 @@ class State:
         logger: logging.Logger,
         channel: str,
         meanwhile: str,
-        on_doubt: Callable[[], None] = lambda: None,
         metrics: Metrics | None = None,
     ) -> None:
         self.log = Log(logger)
@@ -66,22 +64,22 @@ class State:
         self.metrics = Metrics() if metrics is None else metrics
         # the tables are read in threads; whatever else is counted, is in one
         self._counting = threading.Lock()
-        self.on_doubt = on_doubt
+        #: called when it is not known any more whether notifications arrive
+        self.on_doubt: Callable[[], None] = lambda: None
         #: whether somebody does not take what has arrived; whoever knows sets it
         self.is_stuck: Callable[[], bool] = lambda: False
         self._channel = channel
         self._meanwhile = meanwhile
-        #: why nothing can be known: UNSUPPORTED or OVERRIDDEN, or None
-        self._broken: str | None = None
+        #: why nothing can be known: UNSUPPORTED or OVERRIDDEN, or None; whoever knows
+        #: sets it
+        self.broken: str | None = None
         self._reason: str | None = None
         self._name = ""
         #: when the name became what it is (``time.time()``)
         self.since = 0.0
         self._change(STARTING)
-        #: for each database with subscribers, whether its table could be read
-        self._tables: dict[str, bool] = {}
-        #: since when a reading is under way (``time.monotonic()``)
-        self._readings: dict[str, float] = {}
+        #: for each database with subscribers, until when its table counts as readable
+        self._readable_until: dict[str, float] = {}
 
     # ------------------------------------------------------------------
     # What happens: the listening connection
@@ -150,12 +148,14 @@ class State:
         )
 
     # ------------------------------------------------------------------
-    # What happens: the tables, and Odoo
+    # What happens: the tables
     # ------------------------------------------------------------------
 
     def table_wanted(self, database: str) -> None:
         """A reading begins."""
-        self._readings[database] = time.monotonic()
+        until = time.monotonic() + self.OVERDUE_AFTER
+        known = self._readable_until.get(database, until)
+        self._readable_until[database] = min(known, until)
 
     def table_read(self, database: str) -> None:
         """A reading has succeeded."""
@@ -179,24 +179,13 @@ class State:
 
     def table_forgotten(self, database: str) -> None:
         """Nobody has subscribed in that database any more."""
-        self._readings.pop(database, None)
-        self._tables.pop(database, None)
+        self._readable_until.pop(database, None)
 
     def _table_done(self, database: str, is_read: bool) -> None:
-        self._readings.pop(database, None)
-        self._tables[database] = is_read
+        self._readable_until[database] = float("inf") if is_read else 0.0
         with self._counting:
             self.metrics.readings += is_read
             self.metrics.failed_readings += not is_read
-
-    def unsupported(self) -> None:
-        """Odoo's own dispatcher is left as it is."""
-        self._broken = UNSUPPORTED
-
-    def overridden(self, is_it: bool) -> None:
-        """Another addon's dispatcher is in force, or is not."""
-        if self._broken != UNSUPPORTED:
-            self._broken = OVERRIDDEN if is_it else None
 
     # ------------------------------------------------------------------
     # What is known
@@ -210,20 +199,16 @@ class State:
     @property
     def name(self) -> str:
         """How it is: one of :attr:`STATES`."""
-        if self._broken:
-            return self._broken
+        if self.broken:
+            return self.broken
         return STUCK if self.is_stuck() else self._name
 
     @property
     def tables(self) -> dict[str, bool]:
-        """For each database with subscribers that was read, whether that works."""
-        overdue = time.monotonic() - self.OVERDUE_AFTER
-        # copies, since other threads change them
-        tables = dict(self._tables)
-        for database, since in list(self._readings.items()):
-            if since < overdue:
-                tables[database] = False
-        return tables
+        """For each database with subscribers, whether its table can be read."""
+        now = time.monotonic()
+        # a copy, since other threads change it
+        return {name: now < until for name, until in list(self._readable_until.items())}
 
     @property
     def health(self) -> str:

@@ -25,7 +25,7 @@ from odoo.addons.bus.models import bus as odoo_bus
 
 from ..listening import settings
 from ..listening.poller import Poller
-from ..listening.state import State
+from ..listening.state import OVERRIDDEN, UNSUPPORTED, State
 from . import dispatcher, roads, series
 from .handed import patch as patch_db_connect
 from .handed_bus import HandedLoop
@@ -106,7 +106,8 @@ def listen(audience: Websockets | HandedLoop) -> None:
 def find_lost(found: State) -> list[Override]:
     """Return the overrides that are not in force any more; tell a state of the loop."""
     lost = Override.find_lost()
-    found.overridden(_loop in lost)
+    if found.broken != UNSUPPORTED:
+        found.broken = OVERRIDDEN if _loop in lost else None
     return lost
 
 
@@ -138,7 +139,7 @@ def patch() -> None:
     and waits there as a reserve.
     """
     if missing():
-        state.unsupported()
+        state.broken = UNSUPPORTED
         return
     is_new = not _loop.is_in_force
     _loop.apply()

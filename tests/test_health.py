@@ -7,7 +7,7 @@ from odoo.tests.common import BaseCase
 
 from odoo.addons.bus.models import bus as odoo_bus
 
-from ..listening.state import State
+from ..listening.state import UNSUPPORTED, State
 from ..models import bus, health, override
 
 
@@ -53,13 +53,14 @@ class TestHealth(BaseCase):
         self.state.table_wanted("0")
         self.assertEqual(self.report(), "warn")
         self.state.OVERDUE_AFTER = 0
+        self.state.table_wanted("0")
         self.assertEqual(self.report(), "fail")
 
     def test_unsupported_or_stuck(self):
         self.state.is_stuck = lambda: True
         self.assertEqual(self.report(), "fail")
         self.assertEqual(health.describe(self.state)["live_messages"], "stuck")
-        self.state.unsupported()
+        self.state.broken = UNSUPPORTED
         self.assertEqual(self.report(), "fail")
         self.assertEqual(health.describe(self.state)["live_messages"], "unsupported")
 

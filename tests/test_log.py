@@ -70,9 +70,8 @@ class TestState(BaseCase):
     def setUp(self):
         super().setUp()
         self.doubts = []
-        self.state = State(
-            _logger, "imbus", "Meanwhile.", on_doubt=lambda: self.doubts.append(1)
-        )
+        self.state = State(_logger, "imbus", "Meanwhile.")
+        self.state.on_doubt = lambda: self.doubts.append(1)
 
     def test_one_line_for_each_change(self):
         with self.assertLogs(_logger) as logs:

@@ -49,7 +49,7 @@ class TestBus(MetricsCase):
             (lambda: None, "starting"),
             (lambda: self.state.proven("there"), "listening"),
             (lambda: self.state.failed(OSError("away")), "fallback"),
-            (lambda: self.state.unsupported(), "unsupported"),
+            (lambda: setattr(self.state, "broken", "unsupported"), "unsupported"),
         ):
             tell()
             states = {
@@ -111,8 +111,8 @@ class TestBus(MetricsCase):
 
     def test_a_reading_that_hangs(self):
         self.state.table_read("one")
-        self.state.table_wanted("one")
         self.state.OVERDUE_AFTER = 0
+        self.state.table_wanted("one")
         self.assertValues(**{'databases{readable="no"}': 1})
 
     def test_junk_and_round_trip(self):
