@@ -17,6 +17,7 @@ from odoo.tools import config
 from ..listening import connecting, display, server
 from ..listening.advice import is_standby
 from ..listening.connecting import ConnectionFailed, Connector
+from ..listening.listener import Listener
 from ..listening.settings import NO_ENDPOINT, Settings, SettingsError
 from ..listening.state import FAIL, PASS, WARN
 from ..models import bus, cron, health, override, roads, series
@@ -157,7 +158,7 @@ def listen(opened: ExitStack, found: Settings, channel: str, can_send: bool) -> 
     :raise ConnectionFailed: if that cannot be had
     """
     trial = Trial(channel)
-    listener = roads.make_listener(
+    listener = Listener(
         found,
         channel=channel,
         on_notifications=lambda payloads: None,

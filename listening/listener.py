@@ -29,6 +29,7 @@ from .canary import CanarySender, CanaryWatch, Deaf, SilenceWatch, Silent
 from .connecting import ConnectionFailed, ConnectionLost, Connector, query
 from .display import one_line
 from .road import Road
+from .settings import Settings
 from .state import State
 
 #: ``idle_session_timeout`` came with PostgreSQL 14.
@@ -40,7 +41,7 @@ Watch = Union[CanaryWatch, SilenceWatch]
 class Listener:
     """LISTEN on one channel, for as long as the process lives.
 
-    :param get_params: returns the libpq connection parameters; called for each attempt
+    :param settings: where to listen
     :param channel: the channel
     :param on_notifications: called with the payloads (non-empty list of str), in the
         order in which PostgreSQL sent them
@@ -50,8 +51,6 @@ class Listener:
     :param notify_query: as for :class:`.canary.CanarySender`
     :param on_road_back: called when that road was lost and is there again: so may
         notifications be that others sent
-    :param max_age: seconds after which the connection is opened anew; 0: never
-    :param advise: returns what to do about an error, in whole sentences, if anything
     """
 
     #: Seconds between two attempts, at the longest and before jitter: with that and the
@@ -65,7 +64,7 @@ class Listener:
 
     def __init__(
         self,
-        get_params: Callable[[], dict],
+        settings: Settings,
         channel: str,
         on_notifications: Callable[[list], Any],
         on_listening: Callable[[], Any],
@@ -73,19 +72,16 @@ class Listener:
         road: Road | None = None,
         notify_query: Any = None,
         on_road_back: Callable[[], Any] = lambda: None,
-        max_age: float = 0,
-        advise: Callable[[Exception], str] = lambda error: "",
     ) -> None:
+        self._settings = settings
         self._channel = channel
         self._on_notifications = on_notifications
         self._on_listening = on_listening
         self._on_road_back = on_road_back
         self._state = state
-        self._max_age = max_age
-        self._advise = advise
         self._stopped = False
         self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._connector = Connector(get_params, self._start_listening)
+        self._connector = Connector(settings.connection_params, self._start_listening)
         self._sender = None
         if road:
             self._sender = CanarySender(road, notify_query, self._canary_sent)
@@ -105,7 +101,7 @@ class Listener:
             except Exception as error:
                 # the backend that was left may count against a limit for a moment
                 if not (is_renewal and isinstance(error, ConnectionFailed)):
-                    self._state.failed(error, self._advise(error))
+                    self._state.failed(error, self._settings.advise(error))
                 is_renewal = False
                 self._pause(backoff.delay())
             else:
@@ -196,7 +192,7 @@ class Listener:
 
     def _age(self) -> float:
         """Return the seconds until a renewal; jitter keeps the instances apart."""
-        return self._max_age * random.uniform(0.9, 1.1) or float("inf")
+        return self._settings.max_age * random.uniform(0.9, 1.1) or float("inf")
 
     def _prove(self, conn: Connection) -> None:
         """Tell that notifications come by this connection."""

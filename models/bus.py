@@ -24,6 +24,7 @@ import odoo
 from odoo.addons.bus.models import bus as odoo_bus
 
 from ..listening import settings
+from ..listening.listener import Listener
 from ..listening.poller import Poller
 from ..listening.state import OVERRIDDEN, UNSUPPORTED, State
 from . import dispatcher, roads, series
@@ -86,7 +87,7 @@ def listen(audience: Websockets | HandedLoop) -> None:
         state.unusable()
         poller.run()
         return
-    listener = roads.make_listener(
+    listener = Listener(
         found,
         channel=CHANNEL,
         on_notifications=audience.notify,

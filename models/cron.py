@@ -32,6 +32,7 @@ from odoo.addons.base.models import ir_cron
 
 from ..listening.connecting import REFUSALS
 from ..listening.display import one_line, sentences
+from ..listening.listener import Listener
 from ..listening.log import Log
 from ..listening.state import FALLBACK, State
 from . import handed, roads, slots
@@ -87,7 +88,7 @@ class CronConnection(HandedConnection):
             state.unusable()
             self._end = give_back
             return
-        listener = roads.make_listener(
+        listener = Listener(
             found,
             channel=CHANNEL,
             on_notifications=self.put,

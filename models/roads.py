@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from typing import Any
 
 from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
@@ -20,7 +19,6 @@ from odoo.tools import config
 from odoo.addons.bus.models import bus as odoo_bus
 
 from ..listening import options, settings
-from ..listening.listener import Listener
 from ..listening.road import Road
 from ..listening.server import IDENTITY
 from . import series
@@ -100,10 +98,3 @@ def notify_query() -> sql.Composable:
     """Return the query that sends a notification as Odoo does, to itself."""
     function = getattr(odoo_bus, "ODOO_NOTIFY_FUNCTION", None) or "pg_notify"
     return sql.SQL("{}, {}(%s, %s)").format(sql.SQL(IDENTITY), sql.Identifier(function))
-
-
-def make_listener(found: settings.Settings, **kwargs: Any) -> Listener:
-    """Return a listener by these settings; ``kwargs`` as for it."""
-    return Listener(
-        found.connection_params, max_age=found.max_age, advise=found.advise, **kwargs
-    )

@@ -30,7 +30,7 @@ class TestPatch(Case):
 
     def test_what_fails_at_the_start_leaves_no_poller(self):
         """Odoo calls the loop again: there is to be one poller then."""
-        self.patch(bus.roads, "make_listener", mock.Mock(side_effect=OSError(24)))
+        self.patch(bus, "Listener", mock.Mock(side_effect=OSError(24)))
         before = threading.active_count()
         with self.assertRaises(OSError):
             bus.listen(mock.Mock(databases=set))

@@ -63,7 +63,7 @@ class TestHandedConnection(BaseCase):
             made.append(kwargs)
             return mock.Mock()
 
-        patcher = mock.patch.object(roads, "make_listener", make_listener)
+        patcher = mock.patch.object(cron, "Listener", make_listener)
         patcher.start()
         self.addCleanup(patcher.stop)
         self.connection.AGAIN_AFTER = 0.01

@@ -18,6 +18,7 @@ from odoo.tools import config
 from ..listening import connecting, listener
 from ..listening.backoff import Backoff
 from ..listening.canary import CanaryWatch, SilenceWatch
+from ..listening.settings import Settings
 from ..listening.state import FALLBACK, State
 from ..models import roads
 from .common import DEADLINE, WaitCase
@@ -45,11 +46,11 @@ class TestListener(WaitCase):
         found = roads.listen_settings().connection_params()
         return {**found, "application_name": CHANNEL}
 
-    def make(self, get_params=None, on_notifications=None, **kwargs):
+    def make(self, params=None, on_notifications=None, max_age=0, **kwargs):
         self.received = queue.Queue()
         self.listening_count = queue.Queue()
         return listener.Listener(
-            get_params or self.params,
+            Settings(params or self.params(), {}, max_age, True),
             CHANNEL,
             on_notifications
             or (lambda payloads: [self.received.put(payload) for payload in payloads]),
@@ -175,13 +176,13 @@ class TestListener(WaitCase):
         params = self.params()
         params["host"] = f"127.0.0.1,{params.get('host', '')}"
         params["port"] = f"1,{params['port']}"
-        with self.listening(lambda: params):
+        with self.listening(params):
             notify("here")
             self.assertEqual(self.receive(), "here")
 
     def test_stops_while_it_cannot_connect(self):
         params = {**self.params(), "host": "127.0.0.1", "port": "1"}
-        tested = self.make(lambda: params)
+        tested = self.make(params)
         with self.assertLogs(_logger, "ERROR") as logs, self.running(tested):
             self.wait_until(lambda: logs.output)
         self.assertIn("refused", logs.output[0])
@@ -237,7 +238,7 @@ class TestListener(WaitCase):
             self.params().get("port"),
         ):
             self.skipTest("this Odoo is not behind a connection pooler")
-        tested = self.make(lambda: params)
+        tested = self.make(params)
         with self.assertRaisesRegex(connecting.ConnectionFailed, "connection pooler"):
             tested._connector.connect()
 

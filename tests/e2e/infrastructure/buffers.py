@@ -18,6 +18,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[3]))
 
 from listening import connecting  # noqa: E402
 from listening.listener import Listener  # noqa: E402
+from listening.settings import Settings  # noqa: E402
 from listening.state import State  # noqa: E402
 
 #: Seconds within which all must have come. What waits in a buffer does so until the
@@ -42,7 +43,7 @@ def read_notifications(params, sender):
     received = queue.Queue()
     is_listening = threading.Event()
     listener = Listener(
-        lambda: params,
+        Settings(params, {}, 0, True),
         "burst",
         lambda payloads: [received.put(payload) for payload in payloads],
         is_listening.set,
