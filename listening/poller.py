@@ -19,9 +19,9 @@ import copy
 import random
 import threading
 import time
-from typing import Any, Callable, Iterable
+from typing import Any, Callable
 
-from .bus_table import LAST_ID, BusTable, News, Rows
+from .bus_table import LAST_ID, BusTable, News
 from .road import Road
 from .state import State
 
@@ -46,12 +46,11 @@ class Poller:
     """Read ``bus_bus`` of every database that has subscribers.
 
     :param make_road: returns the road to the database of that name
-    :param get_databases: returns the names of the databases; it may take long
-    :param on_news: called with a database's name and its new rows, if there are any
-        (:attr:`.bus_table.News.rows`)
-    :param on_other_table: called with a database's name, whether its server is known to
-        be another one, and a function that returns the greatest id given so far, when
-        the rows may be others than those seen before (:class:`.bus_table.News`)
+    :param audience: ``databases()`` returns the names of the databases, and may take
+        long; ``wake(database, rows)`` is told of new rows (:data:`.bus_table.Rows`),
+        and ``rewind(database, is_failover, last_id)`` that they may be others than
+        those seen before (:class:`.bus_table.News`); ``last_id()`` returns the greatest
+        id given so far
     :param state: tells whether NOTIFY is known to arrive; is told of the readings
     """
 
@@ -83,17 +82,10 @@ class Poller:
     WALK_SHARE = 20
 
     def __init__(
-        self,
-        make_road: Callable[[str], Road],
-        get_databases: Callable[[], Iterable[str]],
-        on_news: Callable[[str, Rows], Any],
-        on_other_table: Callable[[str, bool, Callable[[], int]], Any],
-        state: State,
+        self, make_road: Callable[[str], Road], audience: Any, state: State
     ) -> None:
         self._make_road = make_road
-        self._get_databases = get_databases
-        self._on_news = on_news
-        self._on_other_table = on_other_table
+        self._audience = audience
         self._state = state
         self._databases: dict[str, _Database] = {}
         # between what plans a reading and what asks for one
@@ -176,7 +168,7 @@ class Poller:
         return max(next_due - time.monotonic(), 0.0)
 
     def _find_databases(self, now: float) -> None:
-        found = set(self._get_databases())
+        found = set(self._audience.databases())
         took = time.monotonic() - now
         for name in set(self._databases) - found:
             # one that is being read keeps its road, which is the only one to it
@@ -226,10 +218,10 @@ class Poller:
 
         try:
             if news.is_other:
-                self._on_other_table(name, news.is_failover, last_id)
+                self._audience.rewind(name, news.is_failover, last_id)
         finally:
             if news.rows is None or news.rows:
-                self._on_news(name, news.rows)
+                self._audience.wake(name, news.rows)
 
     def _plan(self, database: _Database, is_good: bool) -> None:
         """Set when to read a database again."""

@@ -73,13 +73,7 @@ def loop(self: Any) -> None:
 
 def listen(audience: Websockets | HandedLoop) -> None:
     """Tell an audience of news, by NOTIFY and by the table, until the server stops."""
-    poller = Poller(
-        make_road=roads.road,
-        get_databases=audience.databases,
-        on_news=audience.wake,
-        on_other_table=audience.rewind,
-        state=state,
-    )
+    poller = Poller(roads.road, audience, state)
     state.on_doubt = lambda: poller.read_all(within=poller.INTERVAL)
     series.on_stop(poller.stop)
     found = roads.listen_settings()
