@@ -113,12 +113,7 @@ class CanaryWatch:
     for all of them that they listen; so does any notification of Odoo's. Therefore a
     canary is sent only after some silence, whose length differs at random: whoever is
     first spares the others theirs. Each sends one of its own now and then, as only that
-    proves its own road.
-
-    The cost: a NOTIFY takes a lock of the whole cluster while it commits, and before
-    PostgreSQL 19 wakes every listener of the database. 100 idle instances send one
-    canary in 2.5 s together and one each in 30 s: 4 NOTIFYs a second, and 800 wake-ups
-    with one cron worker each (``setup/bench --scale`` measures it).
+    proves its own road. What it costs: ``docs/scale.rst``.
 
     :param sender: sends what is due
     :param identity: of the server that the connection leads to

@@ -34,11 +34,9 @@ def describe(params: dict) -> str:
     host = shown("host", is_host, params.get("hostaddr") or "(local socket)")
     if params.get("hostaddr", host) != host:
         host += f" ({params['hostaddr']})"
-    port = shown("port", is_port)
-    database = shown("dbname", is_database)
-    user = shown("user", is_user)
     return printable(
-        f'host "{host}", port {port}, database "{database}", user "{user}"'
+        f'host "{host}", port {shown("port", is_port)}, database'
+        f' "{shown("dbname", is_database)}", user "{shown("user", is_user)}"'
     )
 
 

@@ -130,8 +130,8 @@ class Listener:
             server connection next.
         """
         found = server.examine(conn)
-        if found.unsuitable:
-            raise OSError(found.unsuitable)
+        if found.is_pooled or found.is_standby:
+            raise OSError(server.POOLED if found.is_pooled else server.STANDBY)
         if conn.server_version >= IDLE_SESSION_TIMEOUT_SINCE:
             # an idle connection is what we are
             query(conn, "SET idle_session_timeout = 0")
@@ -156,9 +156,12 @@ class Listener:
         self._state.connected()
         since = time.monotonic()
         try:
-            watch = self._watch(conn, identity, since)
+            # before it is told that there is one again
             self._call(self._on_listening)
-            self._consume(conn, watch, since + self._age())
+            watch = self._watch(conn, identity, since)
+            # jitter keeps the instances apart
+            age = self._settings.max_age * random.uniform(0.9, 1.1) or float("inf")
+            self._consume(conn, watch, since + age)
         except (Deaf, Silent):
             # another server of the list may be the one
             self._connector.begin_with_another()
@@ -189,10 +192,6 @@ class Listener:
             raise Deaf(f"the server does not answer: {error}") from error
         except psycopg2.Error as error:
             raise ConnectionLost(one_line(error)) from error
-
-    def _age(self) -> float:
-        """Return the seconds until a renewal; jitter keeps the instances apart."""
-        return self._settings.max_age * random.uniform(0.9, 1.1) or float("inf")
 
     def _prove(self, conn: Connection) -> None:
         """Tell that notifications come by this connection."""

@@ -75,9 +75,9 @@ class Road:
         except psycopg2.Error as error:
             if error.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
                 raise Blocked(f"waits for {lock}") from error
-            is_dead = self._conn is not None and bool(self._conn.closed)
+            is_dead = was_kept and self._conn.closed
             self.close()
-            if was_kept and is_dead:
+            if is_dead:
                 return self.query(text, args, lock)
             raise
         except BaseException as error:

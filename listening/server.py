@@ -25,20 +25,13 @@ IDENTITY = (
 )
 
 
-class Server(namedtuple("Server", "identity is_pooled is_standby")):
-    """What a connection leads to.
+Server = namedtuple("Server", "identity is_pooled is_standby")
+Server.__doc__ = """What a connection leads to.
 
-    - ``identity``: the server and the database, as by :data:`IDENTITY`
-    - ``is_pooled``: whether there is a connection pooler in between
-    - ``is_standby``: whether it is in recovery
-    """
-
-    @property
-    def unsuitable(self) -> str | None:
-        """Why it is not one to LISTEN on; None if it is."""
-        if self.is_pooled:
-            return POOLED
-        return STANDBY if self.is_standby else None
+- ``identity``: the server and the database, as by :data:`IDENTITY`
+- ``is_pooled``: whether there is a connection pooler in between
+- ``is_standby``: whether it is in recovery
+"""
 
 
 def examine(conn: Connection) -> Server:
