@@ -160,7 +160,6 @@ def listen(opened: ExitStack, found: Settings, channel: str, can_send: bool) -> 
     trial = Trial(channel)
     listener = Listener(
         found,
-        channel=channel,
         on_notifications=lambda payloads: None,
         on_listening=lambda: None,
         state=trial,

@@ -42,11 +42,10 @@ class Listener:
     """LISTEN on one channel, for as long as the process lives.
 
     :param settings: where to listen
-    :param channel: the channel
     :param on_notifications: called with the payloads (non-empty list of str), in the
         order in which PostgreSQL sent them
     :param on_listening: called after each LISTEN: notifications may have been missed
-    :param state: is told what happens
+    :param state: is told what happens; its channel is the one
     :param road: by which canaries are sent; None: others send them
     :param notify_query: as for :class:`.canary.CanarySender`
     :param on_road_back: called when that road was lost and is there again: so may
@@ -65,7 +64,6 @@ class Listener:
     def __init__(
         self,
         settings: Settings,
-        channel: str,
         on_notifications: Callable[[list], Any],
         on_listening: Callable[[], Any],
         state: State,
@@ -74,7 +72,7 @@ class Listener:
         on_road_back: Callable[[], Any] = lambda: None,
     ) -> None:
         self._settings = settings
-        self._channel = channel
+        self._channel = state.channel
         self._on_notifications = on_notifications
         self._on_listening = on_listening
         self._on_road_back = on_road_back
@@ -153,7 +151,7 @@ class Listener:
         :raise Silent: when nothing has come by it for long
         """
         conn, identity = self._connector.connect()
-        self._state.connected()
+        self._state.metrics.connects += 1
         since = time.monotonic()
         try:
             # before it is told that there is one again

@@ -68,7 +68,7 @@ class State:
         self.on_doubt: Callable[[], None] = lambda: None
         #: whether somebody does not take what has arrived; whoever knows sets it
         self.is_stuck: Callable[[], bool] = lambda: False
-        self._channel = channel
+        self.channel = channel
         self._meanwhile = meanwhile
         #: why nothing can be known: UNSUPPORTED or OVERRIDDEN, or None; whoever knows
         #: sets it
@@ -85,15 +85,11 @@ class State:
     # What happens: the listening connection
     # ------------------------------------------------------------------
 
-    def connected(self) -> None:
-        """A connection was opened, and LISTEN sent."""
-        self.metrics.connects += 1
-
     def proven(self, where: str) -> None:
         """A notification has arrived; ``where`` says by what connection."""
         self._change(LISTENING)
         self.log.solved(
-            "connection", 'Listening on "%s": %s.', self._channel, where, at_first=True
+            "connection", 'Listening on "%s": %s.', self.channel, where, at_first=True
         )
 
     def renewing(self) -> None:
@@ -117,7 +113,7 @@ class State:
             'Lost the connection that listens on "%s": %s'
             if is_loss
             else 'Cannot listen on "%s": %s',
-            self._channel,
+            self.channel,
             sentences(reason, advice, self._meanwhile),
             reason=reason,
             exc_info=not isinstance(error, FORESEEN),
@@ -131,7 +127,7 @@ class State:
             "connection",
             logging.WARNING,
             'By the connection that listens on "%s" %s',
-            self._channel,
+            self.channel,
             sentences(reason, self._meanwhile),
             reason=reason,
             is_same=is_same,
@@ -144,7 +140,7 @@ class State:
     def bug(self, what: str) -> None:
         """Something of ours, or that we call, has raised the current exception."""
         self.log.problem(
-            what, logging.ERROR, '%s ("%s").', what, self._channel, exc_info=True
+            what, logging.ERROR, '%s ("%s").', what, self.channel, exc_info=True
         )
 
     # ------------------------------------------------------------------

@@ -83,7 +83,6 @@ def listen(audience: Websockets | HandedLoop) -> None:
         return
     listener = Listener(
         found,
-        channel=CHANNEL,
         on_notifications=audience.notify,
         on_listening=poller.read_all,
         state=state,

@@ -90,7 +90,6 @@ class CronConnection(HandedConnection):
             return
         listener = Listener(
             found,
-            channel=CHANNEL,
             on_notifications=self.put,
             on_listening=lambda: self._catch_up(state.name == FALLBACK),
             state=state,
