@@ -15,8 +15,8 @@ from __future__ import annotations
 import random
 import selectors
 import socket
+import threading
 import time
-from contextlib import suppress
 from typing import Any, Callable, Union
 
 import psycopg2
@@ -77,7 +77,7 @@ class Listener:
         self._on_listening = on_listening
         self._on_road_back = on_road_back
         self._state = state
-        self._stopped = False
+        self._stopped = threading.Event()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._connector = Connector(settings.connection_params, self._start_listening)
         self._sender = None
@@ -91,7 +91,7 @@ class Listener:
         """
         backoff = Backoff(first=0.1, longest=self.LONGEST_WAIT)
         is_renewal = False
-        while not self._stopped:
+        while not self._stopped.is_set():
             try:
                 self._listen(backoff)
             except Silent:
@@ -101,7 +101,7 @@ class Listener:
                 if not (is_renewal and isinstance(error, ConnectionFailed)):
                     self._state.failed(error, self._settings.advise(error))
                 is_renewal = False
-                self._pause(backoff.delay())
+                self._stopped.wait(backoff.delay())
             else:
                 self._state.renewing()
                 is_renewal = True
@@ -109,7 +109,7 @@ class Listener:
 
     def stop(self) -> None:
         """Make :meth:`run` return, once no server is to answer any more."""
-        self._stopped = True
+        self._stopped.set()
         self._wake_sender.send(b".")
 
     def _canary_sent(self, is_reopened: bool) -> None:
@@ -202,7 +202,7 @@ class Listener:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             selector.register(conn, selectors.EVENT_READ)
             now = time.monotonic()
-            while now < until and not self._stopped:
+            while now < until and not self._stopped.is_set():
                 # before the canary is missed: one that has come by now was read
                 self._receive(conn, watch)
                 wait = watch.check(now)
@@ -237,7 +237,7 @@ class Listener:
                 return
             notifies, conn.notifies = conn.notifies, []
             self._pass_on(conn, watch, notifies)
-            if self._stopped:
+            if self._stopped.is_set():
                 return
             # a flood must not keep the other greenlets of the process waiting
             time.sleep(0)
@@ -267,16 +267,3 @@ class Listener:
             callback(*args)
         except Exception:
             self._state.bug("A notification could not be handled")
-
-    def _pause(self, seconds: float) -> None:
-        """Wait for so long, or until stopped.
-
-        By the socket's own timeout: a selector is a file descriptor more, which a
-        process that has run out of them does not get.
-        """
-        end = time.monotonic() + seconds
-        while not self._stopped and time.monotonic() < end:
-            self._wake_receiver.settimeout(max(end - time.monotonic(), 0.001))
-            with suppress(socket.timeout):
-                self._wake_receiver.recv(4096)
-        self._wake_receiver.settimeout(None)
