@@ -51,7 +51,6 @@ class TestListener(WaitCase):
         self.listening_count = queue.Queue()
         return listener.Listener(
             Settings(params or self.params(), {}, max_age, True),
-            CHANNEL,
             on_notifications
             or (lambda payloads: [self.received.put(payload) for payload in payloads]),
             lambda: self.listening_count.put(True),

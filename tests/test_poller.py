@@ -54,13 +54,12 @@ class TestPoller(PollerCase):
         self.state = State(_logger, "imbus", "")
         self.news = queue.Queue()
         self.others = queue.Queue()
-        self.poller = Poller(
-            roads.road,
-            lambda: self.databases,
-            lambda *args: self.news.put(args),
-            self.on_other_table,
-            self.state,
+        self.audience = SimpleNamespace(
+            databases=lambda: self.databases,
+            wake=lambda *args: self.news.put(args),
+            rewind=self.rewind,
         )
+        self.poller = Poller(roads.road, self.audience, self.state)
         self.thread = threading.Thread(target=self.poller.run, daemon=True)
         self.addCleanup(self.stop)
 
@@ -70,7 +69,7 @@ class TestPoller(PollerCase):
             self.thread.join(DEADLINE)
             self.assertFalse(self.thread.is_alive())
 
-    def on_other_table(self, database, is_failover, last_id):
+    def rewind(self, database, is_failover, last_id):
         self.others.put((database, is_failover, last_id()))
 
     def wait(self):
@@ -105,7 +104,7 @@ class TestPoller(PollerCase):
             begun.set()
             release.wait(DEADLINE)
 
-        self.poller._on_news = read_slowly
+        self.audience.wake = read_slowly
         self.thread.start()
         self.assertTrue(begun.wait(DEADLINE))
         self.commit(1)
@@ -160,9 +159,9 @@ class TestPoller(PollerCase):
             if not failures:
                 failures.append(1)
                 raise OSError("away")
-            self.on_other_table(*args)
+            self.rewind(*args)
 
-        self.poller._on_other_table = fail_at_first
+        self.audience.rewind = fail_at_first
         self.poller.FAILED_INTERVAL = 0.01
         with self.assertLogs(_logger, "WARNING"):
             self.thread.start()
@@ -204,7 +203,7 @@ class TestPoller(PollerCase):
     def test_channels_are_not_walked_for_each_reading(self):
         self.state.proven("there")
         walks = []
-        self.poller._get_databases = lambda: walks.append(1) or self.databases
+        self.audience.databases = lambda: walks.append(1) or self.databases
         self.poller._start_readings()
         self.wait()
         database = self.poller._databases[get_db_name()]

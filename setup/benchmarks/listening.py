@@ -27,6 +27,7 @@ from psycopg2.extensions import connection, cursor
 from stack import Stack
 
 from listening.listener import Listener
+from listening.settings import Settings
 from listening.state import State
 from models.websockets import Websockets
 
@@ -126,8 +127,10 @@ class OurLoop:
                 listener.stop()
 
         listener = Listener(
-            *(lambda: self._params, CHANNEL, on_notifications, on_listening),
-            state=self._state,
+            Settings(self._params, {}, 0, True),
+            on_notifications,
+            on_listening,
+            self._state,
         )
         listener.run()
 

@@ -14,6 +14,7 @@ import selectors
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -72,39 +73,29 @@ class Instance:
                 lambda: {**settings.CONNECTION_DEFAULTS, **pooled, "dbname": database}
             )
 
-        def make_listener(channel: str, state: State, **options: Any) -> Listener:
-            return Listener(
-                found.connection_params,
-                channel,
-                lambda payloads: None,
-                state=state,
-                max_age=found.max_age,
-                advise=found.advise,
-                **options,
-            )
-
         self.state = State(_logger, "imbus", "")
-        self.poller = Poller(
-            road,
-            lambda: databases,
-            on_news,
-            lambda database, is_failover, last_id: last_id(),
-            self.state,
+        audience = SimpleNamespace(
+            databases=lambda: databases,
+            wake=on_news,
+            rewind=lambda database, is_failover, last_id: last_id(),
         )
+        self.poller = Poller(road, audience, self.state)
         poller = self.poller
         self.state.on_doubt = lambda: poller.read_all(within=poller.INTERVAL)
-        self._bus = make_listener(
-            "imbus",
-            self.state,
+        self._bus = Listener(
+            found,
+            on_notifications=lambda payloads: None,
             on_listening=poller.read_all,
+            state=self.state,
             road=road(settings.DEFAULT_DATABASE),
             notify_query=NOTIFY,
             on_road_back=lambda: poller.read_all(apart=poller.SAFETY_SPACING),
         )
-        self._cron = make_listener(
-            "cron_trigger",
-            State(_logger, "cron_trigger", ""),
+        self._cron = Listener(
+            found,
+            on_notifications=lambda payloads: None,
             on_listening=lambda: None,
+            state=State(_logger, "cron_trigger", ""),
         )
         self._parts = (self.poller, self._bus, self._cron)
         self._threads = [

@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from client import wait_until
@@ -34,13 +35,12 @@ class Reader:
         self._stack = stack
         self._arrived = collections.defaultdict(dict)
         self.state = State(logger, "imbus", "")
-        self.poller = Poller(
-            self._make_road,
-            lambda: databases,
-            self._on_news,
-            lambda database, is_failover, last_id: last_id(),
-            self.state,
+        audience = SimpleNamespace(
+            databases=lambda: databases,
+            wake=self._on_news,
+            rewind=lambda database, is_failover, last_id: last_id(),
         )
+        self.poller = Poller(self._make_road, audience, self.state)
 
     def _make_road(self, database):
         return Road(lambda: self._stack.params(database, pooled=True))

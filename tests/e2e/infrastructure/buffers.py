@@ -44,7 +44,6 @@ def read_notifications(params, sender):
     is_listening = threading.Event()
     listener = Listener(
         Settings(params, {}, 0, True),
-        "burst",
         lambda payloads: [received.put(payload) for payload in payloads],
         is_listening.set,
         State(logging.getLogger(), "burst", "So what."),
