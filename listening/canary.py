@@ -83,7 +83,12 @@ class CanarySender:
         self._thread = threading.Thread(
             target=self._send, args=(token,), name=f"{__name__}.sender", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            # there is none to be had, which is no reason not to listen
+            self.failure = one_line(error)
+            return False
         return True
 
     def _send(self, token: str) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from unittest import mock
 
 from odoo.tests.common import BaseCase
 
@@ -199,6 +200,16 @@ class TestCanarySender(BaseCase):
         self.assertEqual(sender.sent.token, "one")
         self.assertEqual(sender.sent.identity[1], roads.notify_database())
         self.assertLessEqual(sender.sent.at, time.monotonic())
+
+    def test_without_a_thread_it_is_tried_again(self):
+        sender = self.make(roads.road(roads.notify_database()))
+        error = RuntimeError("can't start new thread")
+        with mock.patch.object(threading.Thread, "start", side_effect=error):
+            self.assertFalse(sender.request("one"))
+        self.assertEqual(sender.failure, "can't start new thread")
+        self.assertTrue(sender.request("one"))
+        self.assertTrue(self.was_sent.wait(DEADLINE))
+        self.assertIsNone(sender.failure)
 
     def test_failures_are_repeated_more_and_more_rarely(self):
         sender = self.make(roads.road("no_such_database"))

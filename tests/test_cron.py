@@ -2,7 +2,7 @@
 
 import select
 import threading
-from unittest import mock
+from contextlib import closing
 
 import psycopg2
 
@@ -10,10 +10,20 @@ import odoo
 from odoo.service import server as odoo_server
 from odoo.tests.common import BaseCase
 
-from ..listening.connecting import ConnectionLost
 from ..models import cron, handed, roads
 from ..models.override import Override
 from .common import DEADLINE, Case
+
+
+def terminate_own_backends():
+    """Terminate the backends by which this process listens for triggers."""
+    params = roads.listen_settings().connection_params()
+    with closing(psycopg2.connect(**params)) as conn, conn.cursor() as cr:
+        cr.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = %s AND query = %s",
+            (params["application_name"], f'LISTEN "{cron.CHANNEL}"'),
+        )
 
 
 class TestHandedConnection(BaseCase):
@@ -57,28 +67,18 @@ class TestHandedConnection(BaseCase):
 
     def test_everything_is_looked_at_again_after_a_loss(self):
         """The pooler may be back later than PostgreSQL."""
-        made = []
-
-        def make_listener(found, **kwargs):
-            made.append(kwargs)
-            return mock.Mock()
-
-        patcher = mock.patch.object(cron, "Listener", make_listener)
-        patcher.start()
-        self.addCleanup(patcher.stop)
         self.connection.AGAIN_AFTER = 0.01
-        self.connection.put_everything = lambda: self.looked.release()
-        self.looked = threading.Semaphore(0)
-        self.connection.listen()
-        [listener] = made
-        listener["on_listening"]()
-        self.assertTrue(self.looked.acquire(timeout=DEADLINE))
+        looked = threading.Semaphore(0)
+        self.connection.put_everything = looked.release
+        self.addCleanup(self.connection.close)
         with self.assertLogs(cron._logger, "WARNING"):
-            listener["state"].failed(ConnectionLost("gone"))
-        listener["on_listening"]()
-        for _time in range(2):
-            self.assertTrue(self.looked.acquire(timeout=DEADLINE))
-        self.assertFalse(self.looked.acquire(blocking=False))
+            self.connection.listen()
+            self.assertTrue(looked.acquire(timeout=DEADLINE))
+            self.assertFalse(looked.acquire(timeout=0.1))
+            terminate_own_backends()
+            for _time in range(2):
+                self.assertTrue(looked.acquire(timeout=DEADLINE))
+        self.assertFalse(looked.acquire(timeout=0.1))
 
     def test_what_cannot_be_listed_now_is_not_forgotten(self):
         connection = handed.HandedConnection("channel", self.fail_once)

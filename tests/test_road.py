@@ -269,6 +269,24 @@ class TestResolver(Case):
                 self.resolver.addresses("somewhere", DEADLINE), [f"10.0.0.{number}"]
             )
 
+    def test_a_lookup_of_the_parent_is_none_of_the_child(self):
+        """The thread of one that hangs is not there in a process that was forked."""
+        self.hanging = 0
+        self.patch_getaddrinfo(self.hang)
+        with self.assertRaises(TimeoutError):
+            self.resolver.addresses("somewhere", 0.1)
+        found = [(0, 0, 0, "", ("10.0.0.1", 0))]
+        self.patch_getaddrinfo(lambda *args, **kwargs: found)
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                addresses = self.resolver.addresses("somewhere", DEADLINE)
+                status = int(addresses != ["10.0.0.1"])
+            finally:
+                os._exit(status)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+
     def test_another_order_is_no_change(self):
         both = [(0, 0, 0, "", (f"10.0.0.{number}", 0)) for number in (1, 2)]
         for found in (both, both[::-1]):

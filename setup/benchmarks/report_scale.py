@@ -154,7 +154,7 @@ def render_websockets(measured: Figures, rows: list[Figures]) -> str:
             " to each client.\nCPU seconds of the evented process per 1,000 deliveries"
             " of the latter, and those of the clients.\nThe CPUs "
             + ("were" if all(column(measured["turns"], "awake")) else "could not be")
-            + " kept awake, but for the columns \"asleep\"",
+            + ' kept awake, but for the columns "asleep"',
             "",
             table(header, lines, left=2),
             *closed,

@@ -246,9 +246,7 @@ def sizes(quick: bool) -> tuple[list[Size], list[str]]:
     """Return those that can be, and why others cannot."""
     wanted = [*SIZES[:QUICK_SIZES]] if quick else [*SIZES]
     if quick:
-        wanted = [
-            Size(each.websockets, QUICK_ROUNDS, each.to_all) for each in wanted
-        ]
+        wanted = [Size(each.websockets, QUICK_ROUNDS, each.to_all) for each in wanted]
     allowed = allow_files(wanted[-1].files)
     possible = [each for each in wanted if each.files <= allowed]
     skipped = [
