@@ -1,15 +1,19 @@
+import functools
+
 from .models import series
+
+
+@functools.lru_cache(maxsize=None)
+def post_load():
+    """Override Odoo, now that it has read its configuration; tell so, once."""
+    from .models import bus, cron, monitoring
+
+    for each in (bus, cron, monitoring):
+        each.announce()
+
 
 if series.COMMANDS_ARE_IMPORTED:
     from . import cli
 
-
-def post_load():
-    """Override Odoo, now that it has read its configuration."""
-    from .models import patches
-
-    patches.announce()
-
-
-if series.MAY_SKIP_POST_LOAD:
-    series.call_when_loaded(__name__.rpartition(".")[2], post_load)
+    # to 17.0 and 18.0 whatever is imported is loaded: they never call its post_load
+    series.call_when_loaded("bus_alt_connection", post_load)

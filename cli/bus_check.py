@@ -88,6 +88,8 @@ def another_addon():
 
 def find_out(parser, server_arguments):
     """Read the configuration as the server does, and check it."""
+    from odoo.service.server import load_server_wide_modules
+
     from odoo.addons.bus_alt_connection import post_load
     from odoo.addons.bus_alt_connection.models import series
 
@@ -100,7 +102,9 @@ def find_out(parser, server_arguments):
             numbers = [n for n, _line in getattr(error, "errors", ())] or [error.lineno]
             text = f"line {', '.join(map(str, numbers))} is not an option"
         parser.error(f"Odoo cannot read its configuration: {text}")
-    series.load_server_wide_modules(post_load)
+    # it is imported already, which Odoo takes for loaded
+    series.call_when_loaded("bus_alt_connection", post_load)
+    load_server_wide_modules()
     from odoo.addons.bus_alt_connection.cli import checks
 
     return checks.check()

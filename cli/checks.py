@@ -68,7 +68,7 @@ def check_odoo() -> Lines:
 
 def check_loading() -> Lines:
     """Whether a server has the addon when its cron workers start; return that."""
-    name, modules = "loading", series.server_wide_modules()
+    name, modules = "loading", series.list_option("server_wide_modules")
     text, advice = f"server_wide_modules = {','.join(modules)}", ""
     if NAME in modules:
         forgotten = [n for n in series.SERVER_WIDE_MODULES_TO_KEEP if n not in modules]
@@ -76,7 +76,7 @@ def check_loading() -> Lines:
             advice = f"Stock Odoo has {', '.join(forgotten)} in it: was that intended?"
         yield Line(name, WARNING if advice else OK, text, advice)
         return True
-    states = {database: addon_state(database) for database in series.databases()}
+    states = {each: addon_state(each) for each in series.list_option("db_name")}
     if states:
         # one can be a URI, with a password
         text = ", ".join(f"{states[each]} in {display.quoted(each)}" for each in states)

@@ -82,7 +82,7 @@ def pool_size(values: dict, databases: list[dict]) -> int:
         + int(row.get("reserve_pool") or row.get("reserve_pool_size") or 0)
         for row in databases
     }
-    ours = [sizes.get(name, default) for name in series.databases()]
+    ours = [sizes.get(name, default) for name in series.list_option("db_name")]
     return min(ours) if ours else max(default, *sizes.values())
 
 

@@ -21,10 +21,6 @@ MAJOR = int(str(version_info[0]).rpartition("~")[2])
 #: there if that has imported it. From 19.0 on the file of the command is enough.
 COMMANDS_ARE_IMPORTED = MAJOR < 19
 
-#: To 17.0 and 18.0, and maybe to versions between 16.0 and 17.0, whatever is imported
-#: is loaded: they never call its ``post_load``.
-MAY_SKIP_POST_LOAD = MAJOR in (16, 17, 18)
-
 #: Server-wide modules of stock Odoo which it does not add by itself: who sets
 #: ``server_wide_modules`` must not forget them.
 SERVER_WIDE_MODULES_TO_KEEP = ("rpc",) if MAJOR >= 19 else ()
@@ -73,17 +69,6 @@ def parse_config(args):
     odoo.modules.module.initialize_sys_path()
 
 
-def load_server_wide_modules(post_load):
-    """Load what the server would load before any database, in the same order.
-
-    This addon is imported already if a command of it is running.
-
-    :param post_load: what loading this addon means
-    """
-    call_when_loaded("bus_alt_connection", post_load)
-    odoo.service.server.load_server_wide_modules()
-
-
 def on_stop(callback):
     """Have a callback called when the server stops, where the series can.
 
@@ -112,15 +97,9 @@ def get_option(name):
     return config.get(name)
 
 
-def server_wide_modules():
-    """Return the names of the server-wide modules (list); a text before 19.0."""
-    found = config["server_wide_modules"] or []
-    return [n.strip() for n in found.split(",")] if isinstance(found, str) else found
-
-
-def databases():
-    """Return the names of the databases given by -d (list); a text before 19.0."""
-    found = config["db_name"] or []
+def list_option(name):
+    """Return the value of an option of Odoo's that is a list; a text before 19.0."""
+    found = config[name] or []
     return [n.strip() for n in found.split(",")] if isinstance(found, str) else found
 
 

@@ -267,7 +267,7 @@ from odoo.service import server
 from odoo.addons.bus.models import bus
 """
 
-OURS_FIRST = "import odoo.addons.bus_alt_connection.models.patches\n"
+OURS_FIRST = "import odoo.addons.bus_alt_connection.models.monitoring\n"
 
 
 @pytest.fixture
