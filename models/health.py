@@ -8,40 +8,20 @@ from typing import Any
 
 from ..listening.state import FAIL, State
 from . import bus
-from .answer import Answer
 
 PATH = "/websocket/bus_alt_connection/health"
 
-
-def answer() -> Answer:
-    """Answer for this process."""
-    return to_answer(describe(bus.state))
+CONTENT_TYPE = "application/json"
 
 
-def pass_on(_status: int, body: str) -> Answer:
-    """Answer as the evented worker did.
-
-    :raise ValueError, KeyError, TypeError: if that is no such answer
-    """
-    report = json.loads(body)
-    told = {key: report[key] for key in ("status", "live_messages", "since")}
-    if "overridden" in report:
-        told["overridden"] = report["overridden"]
-    return to_answer(told)
-
-
-def to_answer(report: dict[str, Any]) -> Answer:
-    """Return a report as it is sent."""
-    is_failure = report["status"] == FAIL
-    return Answer(
-        "503 Service Unavailable" if is_failure else "200 OK",
-        "application/json",
-        json.dumps(report),
-    )
+def answer() -> tuple[int, str]:
+    """Answer for this process: HTTP status and body."""
+    report = describe(bus.state)
+    return 503 if report["status"] == FAIL else 200, json.dumps(report)
 
 
 #: When the evented worker does not answer.
-UNREACHABLE = to_answer({"status": FAIL, "live_messages": "unreachable"})
+UNREACHABLE = 503, json.dumps({"status": FAIL, "live_messages": "unreachable"})
 
 
 def describe(state: State) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from odoo.release import series as odoo_series
 
 from ..listening.state import State
 from . import bus, cron, slots
-from .answer import Answer
 
 PATH = "/websocket/bus_alt_connection/metrics"
 
@@ -69,16 +68,13 @@ Values = Dict[str, Dict[str, float]]
 
 #: When the evented worker does not answer: there is nothing to read, which Prometheus
 #: shows as ``up`` 0.
-UNREACHABLE = Answer(
-    "503 Service Unavailable", CONTENT_TYPE, "# The evented worker does not answer.\n"
-)
+UNREACHABLE = 503, "# The evented worker does not answer.\n"
 
 
-def answer() -> Answer:
-    """Answer for this process."""
+def answer() -> tuple[int, str]:
+    """Answer for this process: HTTP status and body."""
     values = read(bus.state)
-    text = "".join(write(each, values[each]) for each in HELP if each in values)
-    return Answer("200 OK", CONTENT_TYPE, text)
+    return 200, "".join(write(each, values[each]) for each in HELP if each in values)
 
 
 def write(family: str, values: dict[str, float]) -> str:
@@ -88,16 +84,6 @@ def write(family: str, values: dict[str, float]) -> str:
     lines = [f"# HELP {name} {HELP[family]}", f"# TYPE {name} {kind}"]
     lines += [f"{name}{key} {value}" for key, value in values.items()]
     return "".join(f"{line}\n" for line in lines)
-
-
-def pass_on(status: int, body: str) -> Answer:
-    """Answer as the evented worker did.
-
-    :raise ValueError: if that is no such answer
-    """
-    if status != 200:
-        raise ValueError(f"HTTP status {status}")
-    return Answer("200 OK", CONTENT_TYPE, body)
 
 
 def read(state: State) -> Values:

@@ -21,6 +21,8 @@ from http.client import HTTPConnection, HTTPException
 from types import ModuleType
 from typing import Any
 
+from werkzeug.wrappers import Response
+
 import odoo
 from odoo import http
 from odoo.service import server as odoo_server
@@ -34,7 +36,6 @@ except ImportError:
 
 from ..listening.log import Log
 from . import health, metrics, roads, series
-from .answer import Answer
 from .override import Override
 
 _logger = logging.getLogger(__name__)
@@ -55,9 +56,12 @@ def find_page(path: str) -> ModuleType | None:
     return PAGES.get(path.rstrip("/"))
 
 
-def find_answer(page: ModuleType) -> Answer:
+def respond(page: ModuleType) -> Response:
     """Return the answer to one of :data:`PAGES`."""
-    return page.answer() if roads.holds_websockets() else evented_worker.ask(page)
+    is_here = roads.holds_websockets()
+    status, body = page.answer() if is_here else evented_worker.ask(page)
+    headers = {"Cache-Control": "no-store"}
+    return Response(body, status, headers, content_type=page.CONTENT_TYPE)
 
 
 def call(self: Any, environ: dict, start_response: Any) -> Any:
@@ -65,27 +69,19 @@ def call(self: Any, environ: dict, start_response: Any) -> Any:
 
     :param self: that application
     """
-    page, method = find_page(environ.get("PATH_INFO", "")), environ["REQUEST_METHOD"]
-    if page is None or method not in METHODS:
+    page = find_page(environ.get("PATH_INFO", ""))
+    if page is None or environ["REQUEST_METHOD"] not in METHODS:
         return _call.original(self, environ, start_response)
     forget_last_request()
-    answer = find_answer(page)
-    body = answer.body.encode()
-    start_response(
-        answer.status, [*answer.headers.items(), ("Content-Length", str(len(body)))]
-    )
-    return [body if method == "GET" else b""]
+    return respond(page)(environ, start_response)
 
 
 class Monitoring(http.Controller):
     """Answers while :func:`call` is not in its place yet."""
 
     @http.route(list(PAGES), type="http", auth="none", save_session=False)
-    def answer(self, **_kwargs: Any) -> http.Response:
-        answer = find_answer(find_page(http.request.httprequest.path))
-        return http.Response(
-            answer.body, status=answer.status, headers=list(answer.headers.items())
-        )
+    def answer(self, **_kwargs: Any) -> Response:
+        return respond(find_page(http.request.httprequest.path))
 
 
 def forget_last_request() -> None:
@@ -110,8 +106,8 @@ class EventedWorker:
         self.log = Log(_logger)
         self.not_before = float("-inf")
 
-    def ask(self, page: ModuleType) -> Answer:
-        """Return what it says."""
+    def ask(self, page: ModuleType) -> tuple[int, str]:
+        """Return what it says: HTTP status and body."""
         if time.monotonic() < self.not_before:
             return page.UNREACHABLE
         conn = HTTPConnection(
@@ -126,8 +122,10 @@ class EventedWorker:
                 # merely installed, and there no database was used that has it: it knows
                 # no more than we do
                 return page.answer()
-            return page.pass_on(response.status, response.read().decode())
-        except (OSError, HTTPException, ValueError, KeyError, TypeError):
+            if response.getheader("Content-Type") != page.CONTENT_TYPE:
+                raise ValueError(f"no answer of ours: HTTP status {response.status}")
+            return response.status, response.read().decode()
+        except (OSError, HTTPException, ValueError):
             self.log.problem(
                 "unreachable",
                 logging.WARNING,
@@ -149,19 +147,12 @@ evented_worker = EventedWorker()
 
 
 # Odoo's own WSGI application, and not the class of ``odoo.http.root``, which may be a
-# foreign one around it, an APM agent's, that is used elsewhere as well. To 15.0 it was
-# called Root.
-_call = next(
-    (
-        override
-        for override in (
-            Override(http, "Application.__call__", call),
-            Override(router, "Application.__call__", call),
-            Override(http, "Root.__call__", call),
-        )
-        if override.is_possible
-    ),
-    Override(http, "Application.__call__", call),
+# foreign one around it, an APM agent's, that is used elsewhere as well.
+_call = Override(
+    router if hasattr(router, "Application") else http,
+    # to 15.0
+    "Root.__call__" if hasattr(http, "Root") else "Application.__call__",
+    call,
 )
 
 
