@@ -75,7 +75,7 @@ class CronConnection(HandedConnection):
 
     def listen(self) -> None:
         """Start listening, in a thread of its own."""
-        shared = slots.find()
+        shared = slots.shared
         metrics = shared.take() if shared else None
         state = State(_logger, CHANNEL, MEANWHILE, metrics=metrics)
 
@@ -172,8 +172,6 @@ def process_spawn(self: Any) -> None:
     database that was loaded before, and stops the whole server if there is none.
     """
     Override.find_lost()
-    # before it forks
-    slots.find()
     try:
         _process_spawn.original(self)
     except AWAY as error:

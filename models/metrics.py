@@ -111,7 +111,7 @@ def read(state: State) -> Values:
     }
     if own.round_trip:
         values["canary_round_trip_seconds"] = {"": own.round_trip}
-    shared = slots.find() if cron.has_triggers() else None
+    shared = slots.shared if cron.has_triggers() else None
     if shared:
         channels[cron.CHANNEL] = shared.total()
         count = collections.Counter(each.state for each in shared.alive())

@@ -7,10 +7,8 @@ worker, which is executed and not forked, finds it with its parent, as far as th
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-import threading
 
 import odoo
 
@@ -21,18 +19,9 @@ _logger = logging.getLogger(__name__)
 #: The environment variable by which a master tells its evented worker the file.
 VARIABLE = "BUS_ALT_CONNECTION_METRICS"
 
-# Several cron threads start at a time.
-_finding = threading.Lock()
-
 
 def find() -> Slots | None:
     """Return the slots of this server; None if there can be none."""
-    with _finding:
-        return _find()
-
-
-@functools.lru_cache(maxsize=None)
-def _find() -> Slots | None:
     try:
         if not odoo.evented:
             # of ourselves before a restart, which executes the same process anew
@@ -46,3 +35,7 @@ def _find() -> Slots | None:
     except OSError as error:
         _logger.warning("There are no metrics of the scheduled actions: %s", error)
         return None
+
+
+#: Those of this server.
+shared = find()

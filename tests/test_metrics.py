@@ -24,7 +24,7 @@ class MetricsCase(Case):
         self.state = State(logger, bus.CHANNEL, "")
         self.patch(bus, "state", self.state)
         self.slots = Slots()
-        self.patch(slots, "find", lambda: self.slots)
+        self.patch(slots, "shared", self.slots)
         # not in 14.0
         self.patch(cron, "has_triggers", lambda: True)
 
@@ -181,7 +181,7 @@ class TestCron(MetricsCase):
         self.listener(None).metrics.connects += 1
 
     def test_nothing_of_cron_where_nobody_listens_for_it(self):
-        self.patch(slots, "find", lambda: None)
+        self.patch(slots, "shared", None)
         self.assertNotIn("cron", metrics.answer()[1])
 
     def test_the_file_of_before_a_restart_is_forgotten(self):
@@ -189,5 +189,5 @@ class TestCron(MetricsCase):
         self.patch(slots, "Slots", mock.Mock(side_effect=OSError("no space left")))
         with mock.patch.dict(os.environ, {slots.VARIABLE: "/proc/1/fd/1"}):
             with self.assertLogs(slots._logger, "WARNING"):
-                self.assertIsNone(slots._find.__wrapped__())
+                self.assertIsNone(slots.find())
             self.assertNotIn(slots.VARIABLE, os.environ)
