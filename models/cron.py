@@ -134,35 +134,22 @@ def cron_thread(self: Any, number: int) -> None:
         _cron_thread.original(self, number)
 
 
-class _LastKnown:
-    """The databases with scheduled actions, as last known if they cannot be had.
-
-    Stock Odoo's list raises then, which ends the cron thread or worker; or it is empty,
-    and what is triggered within the next minute is not looked at.
-    """
-
-    def __init__(self) -> None:
-        self._known: list[str] = []
-
-    def get(self, stock: Callable[[], list[str]]) -> list[str]:
-        """Return what ``stock`` does, or did last."""
-        try:
-            self._known = stock() or self._known
-        except AWAY as error:
-            warn(
-                "databases",
-                "The databases with scheduled actions cannot be listed: %s",
-                error,
-            )
-        return self._known
-
-
-_last_known = _LastKnown()
+#: The databases with scheduled actions, as last known.
+_known: list[str] = []
 
 
 def database_list(*args: Any) -> list[str]:
-    """List the databases. Replaces ``cron_database_list``, or before 19.0 a method."""
-    return _last_known.get(lambda: _database_list.original(*args))
+    """List the databases. Replaces ``cron_database_list``, or before 19.0 a method.
+
+    Stock Odoo's raises if they cannot be had, which ends the cron thread or worker; or
+    it is empty, and what is triggered within the next minute is not looked at.
+    """
+    try:
+        _known[:] = _database_list.original(*args) or _known
+    except AWAY as error:
+        message = "The databases with scheduled actions cannot be listed: %s"
+        warn("databases", message, error)
+    return list(_known)
 
 
 def process_spawn(self: Any) -> None:

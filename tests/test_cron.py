@@ -11,7 +11,7 @@ from odoo.service import server as odoo_server
 from odoo.tests.common import BaseCase
 
 from ..models import cron, handed, roads
-from ..models.override import Override
+from ..models.override import ORIGINAL, Override
 from .common import DEADLINE, Case
 
 
@@ -197,25 +197,23 @@ class TestPatch(Case):
         self.assertIn("process_spawn", logs.output[0])
         self.assertIs(odoo_server.WorkerCron.start, start)
 
+    def list_databases(self, *found):
+        """Return what is told when Odoo finds these, or raises that."""
+        self.patch(cron, "_known", [])
+        stock = mock.Mock(side_effect=found)
+        with mock.patch.object(cron.database_list, ORIGINAL, stock, create=True):
+            return [cron.database_list() for _time in found]
+
     def test_databases_as_last_known_while_they_are_away(self):
-        last_known = cron._LastKnown()
-        known = last_known.get(lambda: ["one"])
-        self.assertEqual(known, ["one"])
-
-        def away():
-            raise psycopg2.OperationalError("away")
-
+        away = psycopg2.OperationalError("away")
         with self.assertLogs(cron._logger, "WARNING") as logs:
-            self.assertEqual(last_known.get(away), known)
+            self.assertEqual(self.list_databases(["one"], away), [["one"]] * 2)
         self.assertIn("away", logs.output[0])
 
     def test_no_databases_are_not_believed(self):
         """Odoo's list is empty as well if its query fails."""
-        last_known = cron._LastKnown()
-        self.assertEqual(last_known.get(lambda: []), [])
-        last_known.get(lambda: ["one"])
-        self.assertEqual(last_known.get(lambda: []), ["one"])
-        self.assertEqual(last_known.get(lambda: ["two"]), ["two"])
+        found = self.list_databases([], ["one"], [], ["two"])
+        self.assertEqual(found, [[], ["one"], ["one"], ["two"]])
 
     def test_the_notify_database_is_the_one_that_is_handed(self):
         self.assertEqual(roads.notify_database(), "postgres")
