@@ -40,9 +40,9 @@ class HandedConnection:
     #: dropped, and it gets everything. Each is 8,000 bytes at the longest.
     MAX_ARRIVED = 1000
 
-    #: Seconds after which a loop that has not polled is stuck, or is no loop; None:
-    #: never, since it does other work in between.
-    STUCK_AFTER: float | None = None
+    #: Seconds after which a loop that has not polled is stuck, or is no loop: never, if
+    #: it does other work in between.
+    STUCK_AFTER = float("inf")
 
     def __init__(self, channel: str, everything: Callable[[], list[str]]) -> None:
         #: for the loop: what came with the last poll(); whether it is closed
@@ -113,9 +113,7 @@ class HandedConnection:
     def is_stuck(self) -> bool:
         """Whether the loop does not take out what has come."""
         since = self._waiting_since
-        if since is None or self.STUCK_AFTER is None:
-            return False
-        return time.monotonic() - since > self.STUCK_AFTER
+        return since is not None and time.monotonic() - since > self.STUCK_AFTER
 
     def _wake(self) -> None:
         if self._waiting_since is None:
@@ -126,11 +124,21 @@ class HandedConnection:
 
 
 class HandedCursor:
-    """What the loops do with their cursor before they listen, and at the end."""
+    """What one thread is handed: a connection of the pool's, and its cursor, in one.
 
-    def __init__(self, conn: HandedConnection, on_close: Callable[[], None]) -> None:
-        self._cnx = conn
-        self._on_close = on_close
+    It is handed once, and again when it was closed. The loops do no more with it before
+    they listen, and at the end.
+    """
+
+    def __init__(self, make_connection: Callable[[], HandedConnection]) -> None:
+        self._make_connection = make_connection
+        self.is_given = False
+
+    def cursor(self, *args: Any, **kwargs: Any) -> HandedCursor:
+        # given only if it could be made: else the loop would have the pool from now on
+        self._cnx = self._make_connection()
+        self.is_given = True
+        return self
 
     def execute(self, query: str, *_args: Any) -> None:
         if query.upper().startswith("LISTEN"):
@@ -148,7 +156,7 @@ class HandedCursor:
 
     def close(self) -> None:
         self._cnx.close()
-        self._on_close()
+        self.is_given = False
 
     def __enter__(self) -> HandedCursor:
         return self
@@ -157,35 +165,17 @@ class HandedCursor:
         self.close()
 
 
-class _Handing:
-    """What one thread is handed, until its cursor is closed and again after that."""
-
-    def __init__(self, make_connection: Callable[[], HandedConnection]) -> None:
-        self._make_connection = make_connection
-        self.is_given = False
-
-    def cursor(self, *args: Any, **kwargs: Any) -> HandedCursor:
-        # given only if it could be made: else the loop would have the pool from now on
-        conn = self._make_connection()
-        self.is_given = True
-        return HandedCursor(conn, self._take_back)
-
-    def _take_back(self) -> None:
-        self.is_given = False
-
-
 _thread = threading.local()
 
 
 @contextlib.contextmanager
 def handing(make_connection: Callable[[], HandedConnection]) -> Iterator[None]:
     """Hand such a connection to the loop that this thread runs in the block."""
-    before = getattr(_thread, "handing", None)
-    _thread.handing = _Handing(make_connection)
+    _thread.handed = HandedCursor(make_connection)
     try:
         yield
     finally:
-        _thread.handing = before
+        _thread.handed = None
 
 
 def db_connect(to: str, *args: Any, **kwargs: Any) -> Any:
@@ -196,7 +186,7 @@ def db_connect(to: str, *args: Any, **kwargs: Any) -> Any:
     """
     if to == roads.notify_database():
         Override.find_lost()
-        handed = getattr(_thread, "handing", None)
+        handed = getattr(_thread, "handed", None)
         if handed and not handed.is_given:
             return handed
     return _db_connect.original(to, *args, **kwargs)
