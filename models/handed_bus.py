@@ -26,7 +26,7 @@ from ..listening.bus_table import Rows
 from ..listening.state import State
 from .dispatcher import Dispatcher
 from .handed import HandedConnection, handing
-from .websockets import tell_junk
+from .websockets import parse
 
 #: In the place of a payload.
 EVERYTHING = ""
@@ -146,20 +146,8 @@ class HandedLoop(HandedConnection):
 
     def _clean(self, payload: str) -> str | None:
         """Return what of a payload the loop can take; None if that is nothing."""
-        try:
-            # what the loop reads it with
-            items = getattr(self._known.module, "orjson", json).loads(payload)
-        except (ValueError, RecursionError):
-            items = None
-        if not isinstance(items, list):
-            tell_junk(self._state, payload)
-            return None
-        good = []
-        for item in items:
-            try:
-                hash(self._known.key(item))
-            except (TypeError, RecursionError):
-                tell_junk(self._state, item)
-            else:
-                good.append(item)
+        # what the loop reads it with
+        loads = getattr(self._known.module, "orjson", json).loads
+        found = parse(payload, self._known, self._state, loads)
+        good = [item for item, _key in found]
         return json.dumps(good) if good else None

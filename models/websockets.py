@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from typing import TYPE_CHECKING, Any, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
 if TYPE_CHECKING:
     from ..listening.bus_table import Rows
@@ -101,20 +101,8 @@ class Websockets:
     def _subscribers(self, payload: str) -> set:
         """Return those of the channels in a JSON list, without what is none."""
         subscribers = self._dispatcher._channels_to_ws
-        try:
-            items = json.loads(payload)
-        except (ValueError, RecursionError):
-            items = None
-        if not isinstance(items, list):
-            tell_junk(self._state, payload)
-            return set()
-        found = set()
-        for item in items:
-            try:
-                found.update(subscribers.get(_channel(item), ()))
-            except TypeError:
-                tell_junk(self._state, item)
-        return found
+        found = parse(payload, self._known, self._state)
+        return set().union(*(subscribers.get(key, ()) for _item, key in found))
 
     def _lacks(self, websocket: Any, ids: list[int], seen: dict) -> bool:
         """Whether a websocket lacks one of these rows and would get it, if it read now.
@@ -150,17 +138,6 @@ class Websockets:
                 self._state.bug("A websocket cannot be woken")
 
 
-def _channel(item: Any) -> tuple:
-    """Return the key under which Odoo keeps a channel: its list, as a tuple.
-
-    :raise TypeError: if it is not a list; when it is looked up, also if it holds
-        something unhashable
-    """
-    if not isinstance(item, list):
-        raise TypeError(item)
-    return tuple(item)
-
-
 def _last_id(websocket: Any) -> int:
     """Return the id behind which a websocket reads."""
     return getattr(websocket, "_last_notif_sent_id", 0)
@@ -173,6 +150,27 @@ def _history(websocket: Any) -> list[int]:
 
 def _newest_id(websocket: Any) -> int:
     return max([_last_id(websocket), *_history(websocket)])
+
+
+def parse(
+    payload: str, known: Dispatcher, state: State, loads: Callable = json.loads
+) -> Iterator[tuple]:
+    """Yield the channels in a JSON list, each with its key; tell of what is none."""
+    try:
+        items = loads(payload)
+    except (ValueError, RecursionError):
+        items = None
+    if not isinstance(items, list):
+        tell_junk(state, payload)
+        return
+    for item in items:
+        try:
+            key = known.key(item)
+            hash(key)
+        except (TypeError, RecursionError):
+            tell_junk(state, item)
+        else:
+            yield item, key
 
 
 def tell_junk(state: State, junk: Any) -> None:

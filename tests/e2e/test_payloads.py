@@ -70,7 +70,10 @@ class Audience:
         logger, self.log = logging.Logger("test"), Lines()
         logger.addHandler(self.log)
         state = State(logger, "imbus", "")
-        known = SimpleNamespace(subscribed=lambda found: list(found._channels_to_ws))
+        known = SimpleNamespace(
+            subscribed=lambda found: list(found._channels_to_ws),
+            key=lambda item: tuple(item) if isinstance(item, list) else item,
+        )
         self.websockets = websockets.Websockets(known, dispatcher, state)
 
     @property
