@@ -9,6 +9,7 @@ outside, by whoever asks.
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Callable, Iterator
@@ -17,12 +18,6 @@ _logger = logging.getLogger(__name__)
 
 #: The attribute of a function of ours that keeps the original.
 ORIGINAL = "bus_alt_connection_original"
-
-#: No wrapper of somebody else's: they refer to one another.
-OUR_MODULES = {
-    f"{__package__}.{name}" for name in ("bus", "cron", "handed", "monitoring")
-}
-
 
 #: What to do about an override that is not in force.
 ADVICE = "Load bus_alt_connection after the addon that does so, or do without that."
@@ -91,24 +86,16 @@ class Override:
         name = getattr(found, "__qualname__", type(found).__qualname__)
         return f"{getattr(found, '__module__', None)}.{name}"
 
-    def check(self) -> bool:
-        """Return whether ours is in force; tell the log once if it is not."""
-        if self.is_in_force:
-            return True
-        if not self._is_told:
-            self._is_told = True
-            _logger.error(
-                "%s: our override is not in force, %s has taken its place. %s",
-                self,
-                self.holder,
-                ADVICE,
-            )
-        return False
-
     @classmethod
     def find_lost(cls) -> list[Override]:
         """Return those that are not in force any more; tell the log once of each."""
-        return [override for override in cls.applied if not override.check()]
+        lost = [each for each in cls.applied if not each.is_in_force]
+        for each in lost:
+            if not each._is_told:
+                each._is_told = True
+                message = "%s: our override is not in force, %s has taken its place. %s"
+                _logger.error(message, each, each.holder, ADVICE)
+        return lost
 
     def __str__(self) -> str:
         return self._path
@@ -121,13 +108,10 @@ class Override:
     def _called(self) -> Iterator[Any]:
         """Yield what is called: what is found first, and what that calls as super()."""
         owner, name = self._place()
-        if not isinstance(owner, type):
-            yield getattr(owner, name)
-            return
-        places = owner.__mro__
-        if self._instance:
-            found = getattr(self._module, self._instance, None)
-            places = (found, *type(found).__mro__) if found is not None else places
+        places = getattr(owner, "__mro__", (owner,))
+        one = getattr(self._module, self._instance or "", None)
+        if one is not None:
+            places = (one, *type(one).__mro__)
         for place in places:
             found = getattr(place, "__dict__", {}).get(name)
             if found is not None:
@@ -146,17 +130,15 @@ def _leads_to(found: Any, ours: Callable, seen: set) -> bool:
     if found is ours:
         return True
     found = getattr(found, "__func__", found)
-    names = getattr(found, "__globals__", {})
-    if id(found) in seen or names.get("__name__") in OUR_MODULES:
+    if id(found) in seen:
         return False
     seen.add(id(found))
     kept = [getattr(found, "__wrapped__", None), getattr(found, "func", None)]
     kept += getattr(found, "__dict__", {}).values()
     if isinstance(found, FunctionType):
+        names, cells = found.__globals__, found.__closure__ or ()
         kept += [names[name] for name in _names(found.__code__) if name in names]
-        kept += [_contents(cell) for cell in found.__closure__ or ()]
-        kept += found.__defaults__ or ()
-        kept += (found.__kwdefaults__ or {}).values()
+        kept += gc.get_referents(*cells, found.__defaults__, found.__kwdefaults__)
     functions = (each for each in kept if isinstance(each, FUNCTIONS))
     return any(_leads_to(each, ours, seen) for each in functions)
 
@@ -167,11 +149,3 @@ def _names(code: CodeType) -> Iterator[str]:
     for const in code.co_consts:
         if isinstance(const, CodeType):
             yield from _names(const)
-
-
-def _contents(cell: Any) -> Any:
-    """Return what a closure holds; None if nothing, yet."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
