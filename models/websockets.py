@@ -6,7 +6,8 @@ which it knows, and not among those that it got lately.
 
 from __future__ import annotations
 
-import itertools
+import bisect
+import collections
 import json
 import logging
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
@@ -58,13 +59,11 @@ class Websockets:
         if rows is None:
             self._wake(self._of_database(database))
             return
-        found = set()
-        # looked at once: a websocket may have 200 channels
-        seen: dict[Any, tuple[int, set[int]]] = {}
+        found = collections.defaultdict(list)
         for channel, ids in rows.items():
-            subscribers = self._subscribers(f"[{channel}]") - found
-            found.update(each for each in subscribers if self._lacks(each, ids, seen))
-        self._wake(found)
+            for websocket in self._subscribers(f"[{channel}]"):
+                found[websocket].append(ids)
+        self._wake(each for each, lists in found.items() if self._lacks(each, lists))
 
     def rewind(
         self, database: str, is_failover: bool, last_id: Callable[[], int]
@@ -104,19 +103,15 @@ class Websockets:
         found = parse(payload, self._known, self._state)
         return set().union(*(subscribers.get(key, ()) for _item, key in found))
 
-    def _lacks(self, websocket: Any, ids: list[int], seen: dict) -> bool:
+    def _lacks(self, websocket: Any, lists: list[list[int]]) -> bool:
         """Whether a websocket lacks one of these rows and would get it, if it read now.
 
-        :param ids: of the rows, in order
-        :param seen: keeps for each websocket the id behind which it reads, and which of
-            the greater ones it has got
+        :param lists: the ids of the rows, in order, of each of its channels
         """
         try:
-            if websocket not in seen:
-                seen[websocket] = _last_id(websocket), set(_history(websocket))
-            last, got = seen[websocket]
-            behind = itertools.takewhile(lambda id_: id_ > last, reversed(ids))
-            return any(id_ not in got for id_ in behind)
+            last, got = _last_id(websocket), set(_history(websocket))
+            behind = (ids[bisect.bisect(ids, last) :] for ids in lists)
+            return not all(got.issuperset(ids) for ids in behind)
         except Exception:
             self._state.bug("What a websocket has got is not known")
             return True
