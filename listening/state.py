@@ -68,11 +68,12 @@ class State:
         self.on_doubt: Callable[[], None] = lambda: None
         #: whether somebody does not take what has arrived; whoever knows sets it
         self.is_stuck: Callable[[], bool] = lambda: False
+        #: whether another addon's dispatcher is in force; whoever knows sets it
+        self.is_overridden: Callable[[], bool] = lambda: False
+        #: whether Odoo's own dispatcher was left as it is
+        self.is_unsupported = False
         self.channel = channel
         self._meanwhile = meanwhile
-        #: why nothing can be known: UNSUPPORTED or OVERRIDDEN, or None; whoever knows
-        #: sets it
-        self.broken: str | None = None
         self._reason: str | None = None
         self._name = ""
         #: when the name became what it is (``time.time()``)
@@ -195,8 +196,10 @@ class State:
     @property
     def name(self) -> str:
         """How it is: one of :attr:`STATES`."""
-        if self.broken:
-            return self.broken
+        if self.is_unsupported:
+            return UNSUPPORTED
+        if self.is_overridden():
+            return OVERRIDDEN
         return STUCK if self.is_stuck() else self._name
 
     @property

@@ -26,7 +26,7 @@ from odoo.addons.bus.models import bus as odoo_bus
 from ..listening import settings
 from ..listening.listener import Listener
 from ..listening.poller import Poller
-from ..listening.state import OVERRIDDEN, UNSUPPORTED, State
+from ..listening.state import State
 from . import dispatcher, roads, series
 from .handed import patch as patch_db_connect
 from .handed_bus import HandedLoop
@@ -97,19 +97,12 @@ def listen(audience: Websockets | HandedLoop) -> None:
     listener.run()
 
 
-def find_lost(found: State) -> list[Override]:
-    """Return the overrides that are not in force any more; tell a state of the loop."""
-    lost = Override.find_lost()
-    if found.broken != UNSUPPORTED:
-        found.broken = OVERRIDDEN if _loop in lost else None
-    return lost
-
-
 # ----------------------------------------------------------------------
 # Patching
 # ----------------------------------------------------------------------
 
 _loop = Override(known.module, known.loop, loop, instance="dispatch")
+state.is_overridden = lambda: _loop in Override.find_lost()
 
 
 def missing() -> list[str]:
@@ -133,7 +126,7 @@ def patch() -> None:
     and waits there as a reserve.
     """
     if missing():
-        state.broken = UNSUPPORTED
+        state.is_unsupported = True
         return
     is_new = not _loop.is_in_force
     _loop.apply()

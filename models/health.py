@@ -8,6 +8,7 @@ from typing import Any
 
 from ..listening.state import FAIL, State
 from . import bus
+from .override import Override
 
 PATH = "/websocket/bus_alt_connection/health"
 
@@ -26,7 +27,7 @@ UNREACHABLE = 503, json.dumps({"status": FAIL, "live_messages": "unreachable"})
 
 def describe(state: State) -> dict[str, Any]:
     """Return what everybody may know of the live messages of this process."""
-    lost = [str(override) for override in bus.find_lost(state)]
+    lost = [str(override) for override in Override.find_lost()]
     since = datetime.fromtimestamp(state.since, timezone.utc)
     report = {
         "status": FAIL if lost else state.health,

@@ -17,6 +17,7 @@ from odoo.release import series as odoo_series
 
 from ..listening.state import State
 from . import bus, cron, slots
+from .override import Override
 
 PATH = "/websocket/bus_alt_connection/metrics"
 
@@ -88,7 +89,7 @@ def write(family: str, values: dict[str, float]) -> str:
 
 def read(state: State) -> Values:
     """Return what everybody may know of live messages and scheduled actions."""
-    lost = bus.find_lost(state)
+    lost = Override.find_lost()
     name, tables = state.name, list(state.tables.values())
     own = state.metrics
     channels = {bus.CHANNEL: own}

@@ -60,13 +60,14 @@ class TestHealth(BaseCase):
         self.state.is_stuck = lambda: True
         self.assertEqual(self.report(), "fail")
         self.assertEqual(health.describe(self.state)["live_messages"], "stuck")
-        self.state.broken = UNSUPPORTED
+        self.state.is_unsupported = True
         self.assertEqual(self.report(), "fail")
         self.assertEqual(health.describe(self.state)["live_messages"], "unsupported")
 
     def test_a_loop_of_another_addon(self):
         self.addCleanup(setattr, odoo_bus.ImDispatch, "loop", bus.loop)
         odoo_bus.ImDispatch.loop = lambda self: None
+        self.state.is_overridden = lambda: bus._loop in override.Override.find_lost()
         self.addCleanup(setattr, bus._loop, "_is_told", False)
         with self.assertLogs(override._logger, "ERROR") as logs:
             report = health.describe(self.state)

@@ -49,7 +49,7 @@ class TestBus(MetricsCase):
             (lambda: None, "starting"),
             (lambda: self.state.proven("there"), "listening"),
             (lambda: self.state.failed(OSError("away")), "fallback"),
-            (lambda: setattr(self.state, "broken", "unsupported"), "unsupported"),
+            (lambda: setattr(self.state, "is_unsupported", True), "unsupported"),
         ):
             tell()
             states = {
@@ -130,6 +130,7 @@ class TestBus(MetricsCase):
         self.assertValues(overrides_lost=0)
         self.addCleanup(setattr, odoo_bus.ImDispatch, "loop", bus.loop)
         odoo_bus.ImDispatch.loop = lambda self: None
+        self.state.is_overridden = lambda: bus._loop in override.Override.find_lost()
         self.addCleanup(setattr, bus._loop, "_is_told", False)
         with self.assertLogs(override._logger, "ERROR"):
             self.assertValues(overrides_lost=1, **{'state{state="overridden"}': 1})
