@@ -95,7 +95,7 @@ def find_out(parser, server_arguments):
 
     try:
         series.parse_config(server_arguments)
-    except (series.OptionError, configparser.Error, OSError, ValueError) as error:
+    except (configparser.Error, OSError, ValueError) as error:
         text = str(error)
         if isinstance(error, configparser.ParsingError):
             # without the line, which may be one with a password

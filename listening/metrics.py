@@ -31,7 +31,7 @@ except ImportError:
 #: canaries sent; readings of a table, and attempts at one that failed.
 COUNTERS = (
     "connects",
-    "failures",
+    "connect_failures",
     "losses",
     "deaf",
     "notifications",

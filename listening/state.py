@@ -105,7 +105,7 @@ class State:
         reason = one_line(error)
         is_loss = isinstance(error, (ConnectionLost, Deaf))
         self.metrics.losses += is_loss
-        self.metrics.failures += not is_loss
+        self.metrics.connect_failures += not is_loss
         self.metrics.deaf += isinstance(error, Deaf)
         self._doubt(FALLBACK, reason)
         self.log.problem(

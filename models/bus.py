@@ -28,7 +28,7 @@ from ..listening.listener import Listener
 from ..listening.poller import Poller
 from ..listening.state import State
 from . import dispatcher, roads, series
-from .handed import patch as patch_db_connect
+from .handed import DB_CONNECT
 from .handed_bus import HandedLoop
 from .override import Override
 from .websockets import Websockets
@@ -130,7 +130,7 @@ def patch() -> None:
         return
     is_new = not _loop.is_in_force
     _loop.apply()
-    patch_db_connect()
+    DB_CONNECT.apply()
     if is_new and known.is_running:
         threading.Thread(
             target=loop,
@@ -156,12 +156,9 @@ def announce() -> None:
         return
     if not roads.holds_websockets():
         return
-    for name, where, meant in roads.misspelt_options():
+    for each in roads.misspelt_options():
         _logger.warning(
-            "%s (%s) is not read by anybody. If %s is meant, call it so.",
-            name,
-            where,
-            meant,
+            "%s (%s) is not read by anybody. If %s is meant, call it so.", *each
         )
     found = roads.listen_settings()
     if found is None:

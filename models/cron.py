@@ -218,8 +218,7 @@ def patch() -> None:
     """
     if missing() or not has_triggers():
         return
-    handed.patch()
-    for override in OVERRIDES:
+    for override in (handed.DB_CONNECT, *OVERRIDES):
         override.apply()
 
 

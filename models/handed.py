@@ -189,12 +189,7 @@ def db_connect(to: str, *args: Any, **kwargs: Any) -> Any:
         handed = getattr(_thread, "handed", None)
         if handed and not handed.is_given:
             return handed
-    return _db_connect.original(to, *args, **kwargs)
+    return DB_CONNECT.original(to, *args, **kwargs)
 
 
-_db_connect = Override(odoo.sql_db, "db_connect", db_connect)
-
-
-def patch() -> None:
-    """Override ``db_connect``, once per process."""
-    _db_connect.apply()
+DB_CONNECT = Override(odoo.sql_db, "db_connect", db_connect)

@@ -55,7 +55,7 @@ class HandedLoop(HandedConnection):
     AGAIN_AFTER = 0.5
 
     def __init__(self, known: Dispatcher, dispatcher: Any, state: State) -> None:
-        super().__init__("imbus", self._all_channels)
+        super().__init__("imbus", self._payloads)
         self._known = known
         self._dispatcher = dispatcher
         self._state = state
@@ -82,11 +82,8 @@ class HandedLoop(HandedConnection):
             time.sleep(self.PAUSE)
             self.put_everything()
 
-    def _hand(self, payloads: Iterable[str], again: list[str] | None = None) -> None:
-        """Hand these to the loop; tell if it does not take them.
-
-        :param again: what to hand over once more, if it is something else
-        """
+    def _hand(self, payloads: Iterable[str]) -> None:
+        """Hand these to the loop; tell if it does not take them."""
         if self.is_stuck:
             self._state.log.problem(
                 "stuck",
@@ -97,7 +94,7 @@ class HandedLoop(HandedConnection):
         payloads = list(payloads)
         self.put(payloads)
         if self._known.reads_first:
-            self._again.put(payloads if again is None else again)
+            self._again.put(payloads)
 
     def _hand_again(self) -> None:
         """Hand over once more whatever has come."""
@@ -123,17 +120,15 @@ class HandedLoop(HandedConnection):
     def wake(self, database: str, rows: Rows) -> None:
         """Hand over the channels of new rows."""
         if rows is None:
-            self._hand(self._payloads(database), again=[EVERYTHING])
+            self._hand(self._payloads(database))
+            self._again.put_everything()
         else:
             self.notify(f"[{channel}]" for channel in rows)
 
     def rewind(self, *_args: Any) -> None:
         """Nothing: the browser tells what it has seen; after 19.0 Odoo keeps that."""
 
-    def _all_channels(self) -> list[str]:
-        return self._payloads(None)
-
-    def _payloads(self, database: str | None) -> list[str]:
+    def _payloads(self, database: str | None = None) -> list[str]:
         """Return a payload of all channels that are waited for, maybe of a database."""
         channels = [
             channel

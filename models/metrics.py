@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import ast
 import collections
-import functools
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from odoo.release import series as odoo_series
 
@@ -22,6 +21,9 @@ from .override import Override
 PATH = "/websocket/bus_alt_connection/metrics"
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+MANIFEST = Path(__file__).parents[1] / "__manifest__.py"
+VERSION = ast.literal_eval(MANIFEST.read_text())["version"]
 
 #: What all names begin with.
 PREFIX = "bus_alt_connection_"
@@ -56,16 +58,8 @@ HELP = {
     "cron_listeners": "Cron workers or threads, by how they listen for triggers.",
 }
 
-#: Families with a value for the bus and one for cron, and which of their metrics.
-BY_CHANNEL = {
-    "connects_total": "connects",
-    "connect_failures_total": "failures",
-    "losses_total": "losses",
-    "notifications_total": "notifications",
-}
-
-#: Values by their labels (as they are written, in braces), by family.
-Values = Dict[str, Dict[str, float]]
+#: What has a value for the bus and one for cron.
+BY_CHANNEL = ("connects", "connect_failures", "losses", "notifications")
 
 #: When the evented worker does not answer: there is nothing to read, which Prometheus
 #: shows as ``up`` 0.
@@ -87,14 +81,17 @@ def write(family: str, values: dict[str, float]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def read(state: State) -> Values:
-    """Return what everybody may know of live messages and scheduled actions."""
+def read(state: State) -> dict[str, dict[str, float]]:
+    """Return what everybody may know of live messages and scheduled actions.
+
+    Values by their labels, as they are written, by family.
+    """
     lost = Override.find_lost()
     name, tables = state.name, list(state.tables.values())
     own = state.metrics
     channels = {bus.CHANNEL: own}
     values = {
-        "info": {labels(version=addon_version(), series=odoo_series): 1},
+        "info": {labels(version=VERSION, series=odoo_series): 1},
         "state": {labels(state=each): int(each == name) for each in state.STATES},
         "state_since_timestamp_seconds": {"": state.since},
         "overrides_lost": {"": len(lost)},
@@ -120,8 +117,8 @@ def read(state: State) -> Values:
             labels(state=each): count[index]
             for index, each in enumerate(state.CONNECTION_STATES)
         }
-    for family, counter in BY_CHANNEL.items():
-        values[family] = {
+    for counter in BY_CHANNEL:
+        values[f"{counter}_total"] = {
             labels(channel=channel): getattr(metrics, counter)
             for channel, metrics in channels.items()
         }
@@ -131,10 +128,3 @@ def read(state: State) -> Values:
 def labels(**values: Any) -> str:
     """Return labels as they are written; none of ours has anything to be escaped."""
     return "{" + ",".join(f'{name}="{value}"' for name, value in values.items()) + "}"
-
-
-@functools.lru_cache(maxsize=None)
-def addon_version() -> str:
-    """Return the version in the manifest."""
-    manifest = Path(__file__).parents[1] / "__manifest__.py"
-    return ast.literal_eval(manifest.read_text())["version"]

@@ -11,7 +11,7 @@ import logging
 import os
 
 from psycopg2 import sql
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
 import odoo
 from odoo.tools import config
@@ -81,11 +81,9 @@ def road(database: str) -> Road:
 
 def road_params(database: str) -> dict[str, str]:
     """Return the libpq connection parameters of that road."""
-    info = dict(odoo.sql_db.connection_info_for(database)[1])
-    params = parse_dsn(info.pop("dsn", ""))
-    params.update({key: str(value) for key, value in info.items()})
-    params["dbname"] = params.pop("database", params.get("dbname", database))
-    return {**settings.CONNECTION_DEFAULTS, **params}
+    info = odoo.sql_db.connection_info_for(database)[1]
+    params = parse_dsn(make_dsn(**info))
+    return {**settings.CONNECTION_DEFAULTS, "dbname": database, **params}
 
 
 def notify_database() -> str:

@@ -44,21 +44,17 @@ def call_when_loaded(name, callback):
     odoo.modules.loading.load_openerp_module = load_openerp_module
 
 
-class OptionError(Exception):
-    """The command line cannot be understood."""
-
-
 def parse_config(args):
     """Read the configuration as the server does, without setting up its log.
 
     :param list args: the server's options on the command line
-    :raise OptionError: if one is wrong, for which Odoo prints its own usage and exits
+    :raise ValueError: if one is wrong, for which Odoo prints its own usage and exits
     :raise OSError: if the file cannot be read, which Odoo ignores
     :raise configparser.Error, ValueError: if there is something wrong in it
     """
 
     def error(message):
-        raise OptionError(message)
+        raise ValueError(message)
 
     config.parser.error = error
     # the method around this one sets up the log, in series where it cannot be told

@@ -79,7 +79,10 @@ class Websockets:
         :param last_id: returns the greatest id that the table's sequence has given;
             asked after the websockets, so that what they see meanwhile is not greater
         """
-        seen = [(each, _newest_id(each)) for each in self._of_database(database)]
+        seen = [
+            (each, max([_last_id(each), *_history(each)]))
+            for each in self._of_database(database)
+        ]
         last = last_id()
         ahead = [each for each, newest in seen if is_failover or newest > last]
         for websocket in ahead:
@@ -141,10 +144,6 @@ def _last_id(websocket: Any) -> int:
 def _history(websocket: Any) -> list[int]:
     """Return the greater ids that it has got; 16.0 keeps none."""
     return [each[0] for each in list(getattr(websocket, "_notif_history", ()))]
-
-
-def _newest_id(websocket: Any) -> int:
-    return max([_last_id(websocket), *_history(websocket)])
 
 
 def parse(
