@@ -52,8 +52,6 @@ def loop(self: Any) -> None:
     """Tell whoever has subscribed of news. Replaces the loop of Odoo's dispatcher.
 
     Returns when the server stops. Odoo's ``run`` calls it in the dispatcher's thread.
-
-    :param self: the dispatcher
     """
     with _listening:
         stop_event = getattr(odoo_bus, "stop_event", None)

@@ -212,10 +212,7 @@ def missing() -> list[str]:
 
 
 def patch() -> None:
-    """Have the cron loops get our connection, once per process.
-
-    If Odoo's server is not what we know, it is left alone.
-    """
+    """Have the cron loops get our connection, if Odoo's server is what we know."""
     if missing() or not has_triggers():
         return
     for override in (handed.DB_CONNECT, *OVERRIDES):

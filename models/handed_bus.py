@@ -33,12 +33,7 @@ EVERYTHING = ""
 
 
 class HandedLoop(HandedConnection):
-    """What Odoo's loop polls, and whoever waits behind it.
-
-    :param known: what we know of the dispatcher
-    :param dispatcher: Odoo's ``dispatch``
-    :param state: is told what goes wrong
-    """
+    """What Odoo's loop polls, and whoever waits behind it. Made as ``Websockets``."""
 
     #: Each is one batch of the loop's; a flood of them is everything, and no more.
     MAX_ARRIVED = 10000
@@ -49,9 +44,8 @@ class HandedLoop(HandedConnection):
     #: Seconds until a loop that failed is run again.
     PAUSE = 1.0
 
-    #: Seconds until what was handed to long polling is so once more. From the reading
-    #: of a request until it has registered, it returns one connection to the pool:
-    #: milliseconds; a browser asks again twice a second at the most for it.
+    #: Seconds until what was handed to long polling is so once more. A request takes
+    #: milliseconds from its reading until it has registered.
     AGAIN_AFTER = 0.5
 
     def __init__(self, known: Dispatcher, dispatcher: Any, state: State) -> None:

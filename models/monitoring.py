@@ -65,10 +65,7 @@ def respond(page: ModuleType) -> Response:
 
 
 def call(self: Any, environ: dict, start_response: Any) -> Any:
-    """Answer for :data:`PAGES`. Replaces ``__call__`` of Odoo's WSGI application.
-
-    :param self: that application
-    """
+    """Answer for :data:`PAGES`. Replaces ``__call__`` of Odoo's WSGI application."""
     page = find_page(environ.get("PATH_INFO", ""))
     if page is None or environ["REQUEST_METHOD"] not in METHODS:
         return _call.original(self, environ, start_response)

@@ -35,18 +35,12 @@ def holds_websockets() -> bool:
 
 
 def load_settings() -> settings.Settings:
-    """Read the settings.
-
-    :raise settings.SettingsError: if they are wrong
-    """
+    """Read the settings; raise ``SettingsError`` if they are wrong."""
     return settings.load(series.get_option, os.environ, series.config_file())
 
 
 def misspelt_options() -> list[tuple[str, str, str]]:
-    """Return the options that look like ours and are read by nobody.
-
-    :return: for each its name, where it is, and what was meant
-    """
+    """As :func:`..listening.options.find_misspelt`."""
     return options.find_misspelt(config.options, os.environ, series.config_file())
 
 

@@ -27,11 +27,7 @@ SERVER_WIDE_MODULES_TO_KEEP = ("rpc",) if MAJOR >= 19 else ()
 
 
 def call_when_loaded(name, callback):
-    """Have Odoo's loader call back when it loads an addon, although it is imported.
-
-    :param str name: the name of the addon
-    :param callback: called without arguments, each time
-    """
+    """Have Odoo's loader call back each time it loads an addon, imported or not."""
     stock = odoo.modules.module.load_openerp_module
 
     def load_openerp_module(module_name):
@@ -47,7 +43,7 @@ def call_when_loaded(name, callback):
 def parse_config(args):
     """Read the configuration as the server does, without setting up its log.
 
-    :param list args: the server's options on the command line
+    :param args: the server's options on the command line
     :raise ValueError: if one is wrong, for which Odoo prints its own usage and exits
     :raise OSError: if the file cannot be read, which Odoo ignores
     :raise configparser.Error, ValueError: if there is something wrong in it
