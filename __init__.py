@@ -15,5 +15,5 @@ def post_load():
 if series.COMMANDS_ARE_IMPORTED:
     from . import cli
 
-    # to 17.0 and 18.0 whatever is imported is loaded: they never call its post_load
+    # 17.0 and 18.0 take what is imported for loaded, and never call its post_load
     series.call_when_loaded("bus_alt_connection", post_load)

@@ -3,6 +3,7 @@
 import select
 import threading
 from contextlib import closing
+from unittest import mock
 
 import psycopg2
 

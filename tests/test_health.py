@@ -7,7 +7,7 @@ from odoo.tests.common import BaseCase
 
 from odoo.addons.bus.models import bus as odoo_bus
 
-from ..listening.state import UNSUPPORTED, State
+from ..listening.state import State
 from ..models import bus, health, override
 
 
