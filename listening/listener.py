@@ -12,6 +12,7 @@ more than closing and opening.
 
 from __future__ import annotations
 
+import itertools
 import random
 import selectors
 import socket
@@ -223,7 +224,10 @@ class Listener:
 
         :raise ConnectionLost: if it has ended
         """
-        while True:
+        for number in itertools.count():
+            if number > 1:
+                # a flood must not keep the other greenlets of the process waiting
+                time.sleep(0)
             try:
                 conn.poll()
                 is_closed = conn.fileno() < 0
@@ -233,14 +237,10 @@ class Listener:
                 raise ConnectionLost(one_line(reason)) from error
             if is_closed:
                 raise ConnectionLost("libpq has closed it")
-            if not conn.notifies:
+            if not conn.notifies or self._stopped.is_set():
                 return
             notifies, conn.notifies = conn.notifies, []
             self._pass_on(conn, watch, notifies)
-            if self._stopped.is_set():
-                return
-            # a flood must not keep the other greenlets of the process waiting
-            time.sleep(0)
 
     def _pass_on(self, conn: Connection, watch: Watch, notifies: list) -> None:
         """Tell the watch and Odoo what has come."""
