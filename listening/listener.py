@@ -98,6 +98,8 @@ class Listener:
             except Silent:
                 is_renewal = True
             except Exception as error:
+                if self._stopped.is_set():
+                    break
                 # the backend that was left may count against a limit for a moment
                 if not (is_renewal and isinstance(error, ConnectionFailed)):
                     self._state.failed(error, self._settings.advise(error))

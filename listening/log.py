@@ -19,7 +19,8 @@ class Log:
     #: Seconds between two lines about the same.
     PERIOD = 60.0
 
-    #: How many different reasons are told apart; with more of them all are forgotten.
+    #: How many different reasons are told apart; with more of them all that are older
+    #: than a period are forgotten.
     MAX_REASONS = 1000
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -55,7 +56,12 @@ class Log:
             f" ({left_out} more like it since the last such line.)" if left_out else "",
         )
         if len(self._told) >= self.MAX_REASONS:
-            self._told.clear()
+            # a copy, as other threads tell at the same time
+            self._told = {
+                key: told
+                for key, told in list(self._told.items())
+                if now - told[0] < self.PERIOD
+            }
         self._told[what, reason] = now, 0
         self._is_open[what] = True
         self._logger.log(level, message, *args, exc_info=exc_info)

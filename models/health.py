@@ -21,6 +21,12 @@ def answer() -> tuple[int, str]:
     return 503 if report["status"] == FAIL else 200, json.dumps(report)
 
 
+def is_ours(body: str) -> bool:
+    """Whether that is an answer of ours; raise ``ValueError`` if it is no JSON."""
+    report = json.loads(body)
+    return isinstance(report, dict) and "live_messages" in report
+
+
 #: When the evented worker does not answer.
 UNREACHABLE = 503, json.dumps({"status": FAIL, "live_messages": "unreachable"})
 

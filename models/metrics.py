@@ -72,6 +72,11 @@ def answer() -> tuple[int, str]:
     return 200, "".join(write(each, values[each]) for each in HELP if each in values)
 
 
+def is_ours(body: str) -> bool:
+    """Whether that is an answer of ours."""
+    return body.startswith(f"# HELP {PREFIX}")
+
+
 def write(family: str, values: dict[str, float]) -> str:
     """Return a family's lines."""
     name = PREFIX + family

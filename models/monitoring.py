@@ -119,9 +119,10 @@ class EventedWorker:
                 # merely installed, and there no database was used that has it: it knows
                 # no more than we do
                 return page.answer()
-            if response.getheader("Content-Type") != page.CONTENT_TYPE:
+            body = response.read().decode()
+            if not page.is_ours(body):
                 raise ValueError(f"no answer of ours: HTTP status {response.status}")
-            return response.status, response.read().decode()
+            return response.status, body
         except (OSError, HTTPException, ValueError):
             self.log.problem(
                 "unreachable",

@@ -161,6 +161,8 @@ def parse(
         try:
             key = known.key(item)
             hash(key)
+            if known.has_websockets and not isinstance(key, tuple):
+                raise TypeError(item)
         except (TypeError, RecursionError):
             tell_junk(state, item)
         else:

@@ -55,6 +55,14 @@ class TestLog(BaseCase):
             self.log.solved("two", "well", at_first=True)
         self.assertEqual(len(logs.output), 1)
 
+    def test_many_reasons_of_one_minute_are_told_once(self):
+        self.log.MAX_REASONS = 10
+        with self.assertLogs(_logger) as logs:
+            for _i in range(3):
+                for number in range(30):
+                    self.problem(reason=str(number))
+        self.assertEqual(len(logs.output), 30)
+
     def test_memory_is_bounded(self):
         self.log.PERIOD = -1
         self.log.MAX_REASONS = 10

@@ -47,12 +47,27 @@ class TestEventedWorker(BaseCase):
         self.worker = monitoring.EventedWorker()
 
     def test_its_answer_is_passed_on(self):
-        self.answer = 503, health.CONTENT_TYPE, '{"status": "fail"}'
-        self.assertEqual(self.worker.ask(health), (503, '{"status": "fail"}'))
+        found = '{"status": "fail", "live_messages": "stuck"}'
+        self.answer = 503, health.CONTENT_TYPE, found
+        self.assertEqual(self.worker.ask(health), (503, found))
 
     def test_its_metrics_are_passed_on(self):
-        self.answer = 200, metrics.CONTENT_TYPE, "# HELP one\n"
-        self.assertEqual(self.worker.ask(metrics), (200, "# HELP one\n"))
+        found = metrics.answer()[1]
+        self.answer = 200, metrics.CONTENT_TYPE, found
+        self.assertEqual(self.worker.ask(metrics), (200, found))
+
+    def test_what_another_server_says_there_is_not_passed_on(self):
+        for page, body in (
+            (health, '{"detail": "internal host db1"}'),
+            (health, "[1]"),
+            (health, "<html>"),
+            (metrics, "# HELP process_cpu_seconds_total Another exporter's\n"),
+        ):
+            with self.subTest(page=page.PATH, body=body):
+                self.answer = 200, page.CONTENT_TYPE, body
+                worker = monitoring.EventedWorker()
+                with self.assertLogs(monitoring._logger, "WARNING"):
+                    self.assertEqual(worker.ask(page), page.UNREACHABLE)
 
     def test_it_does_not_know_the_addon_yet(self):
         self.answer = 404, "text/html", "<html>"

@@ -77,6 +77,9 @@ class TestDispatch(Case):
             "x" * 7999,
             json.dumps([[["db20", "res.partner", 3], 4567]]),
             json.dumps([{"db": 1}, 5, None, [["db"], {}]]),
+            "[5]",
+            '["db"]',
+            "[null]",
         )
         for payload in junk:
             with self.subTest(payload=payload[:50]):

@@ -71,6 +71,7 @@ class Audience:
         logger.addHandler(self.log)
         state = State(logger, "imbus", "")
         known = SimpleNamespace(
+            has_websockets=True,
             subscribed=lambda found: list(found._channels_to_ws),
             key=lambda item: tuple(item) if isinstance(item, list) else item,
         )
