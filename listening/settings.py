@@ -199,25 +199,29 @@ def _is_own_endpoint(params: dict, get: Callable[[str], Any]) -> bool:
     return own != (set_value(get("db_host")), port)
 
 
+_IN_DSN = "a connection string goes to db_listen_dsn, its password percent-encoded"
+
+#: Of a parameter, whether a value can be used, and which can.
+CHECKS = {
+    "host": (
+        lambda value: is_host(value) and not _hint("host", value),
+        "a host name, an address or a socket directory, or a comma-separated list of"
+        f" them; {_IN_DSN}",
+    ),
+    "port": (is_port, "a number from 1 to 65535, or a comma-separated list"),
+    "user": (is_user, f"the name of a role; {_IN_DSN}"),
+    "dbname": (is_database, f"the name of a database; {_IN_DSN}"),
+    "sslmode": (SSLMODES.__contains__, ", ".join(SSLMODES)),
+    "connect_timeout": (
+        # zero and less mean "for ever" to libpq, and the default to us
+        re.compile(r"\s*-?[0-9]{1,9}\s*").fullmatch,
+        "a whole number of seconds",
+    ),
+}
+
+
 def _problems(params: dict, origins: dict, dsn: str | None) -> list[str]:
     """Return a sentence for each parameter that cannot be used."""
-    in_dsn = "a connection string goes to db_listen_dsn, its password percent-encoded"
-    checks = {
-        "host": (
-            lambda value: is_host(value) and not _hint("host", value),
-            "a host name, an address or a socket directory, or a comma-separated list "
-            f"of them; {in_dsn}",
-        ),
-        "port": (is_port, "a number from 1 to 65535, or a comma-separated list"),
-        "user": (is_user, f"the name of a role; {in_dsn}"),
-        "dbname": (is_database, f"the name of a database; {in_dsn}"),
-        "sslmode": (SSLMODES.__contains__, ", ".join(SSLMODES)),
-        # zero and less mean "for ever" to libpq, and the default to us
-        "connect_timeout": (
-            re.compile(r"\s*-?[0-9]{1,9}\s*").fullmatch,
-            "a whole number of seconds",
-        ),
-    }
 
     def problem(keyword: str, allowed: str) -> str:
         # of a DSN, any part may be what was meant to be the password
@@ -228,7 +232,7 @@ def _problems(params: dict, origins: dict, dsn: str | None) -> list[str]:
 
     problems = [
         problem(keyword, allowed)
-        for keyword, (is_valid, allowed) in checks.items()
+        for keyword, (is_valid, allowed) in CHECKS.items()
         if keyword in params and not is_valid(params[keyword])
     ]
     if problems:

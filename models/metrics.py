@@ -87,11 +87,7 @@ def write(family: str, values: dict[str, float]) -> str:
 
 
 def read(state: State) -> dict[str, dict[str, float]]:
-    """Return what everybody may know of live messages and scheduled actions.
-
-    Values by their labels, as they are written, by family.
-    """
-    lost = Override.find_lost()
+    """Return what everybody may know: values by their labels, as written, by family."""
     name, tables = state.name, list(state.tables.values())
     own = state.metrics
     channels = {bus.CHANNEL: own}
@@ -99,7 +95,7 @@ def read(state: State) -> dict[str, dict[str, float]]:
         "info": {labels(version=VERSION, series=odoo_series): 1},
         "state": {labels(state=each): int(each == name) for each in state.STATES},
         "state_since_timestamp_seconds": {"": state.since},
-        "overrides_lost": {"": len(lost)},
+        "overrides_lost": {"": len(Override.find_lost())},
         "junk_total": {"": own.junk},
         "canaries_sent_total": {"": own.canaries},
         "canaries_lost_total": {"": own.deaf},
