@@ -100,7 +100,7 @@ def listen(audience: Websockets | HandedLoop) -> None:
 # ----------------------------------------------------------------------
 
 _loop = Override(known.module, known.loop, loop, instance="dispatch")
-state.is_overridden = lambda: _loop in Override.find_lost()
+state.is_overridden = lambda: not _loop.is_in_force
 
 
 def missing() -> list[str]:

@@ -115,7 +115,8 @@ class HandedLoop(HandedConnection):
         """Hand over the channels of new rows."""
         if rows is None:
             self._hand(self._payloads(database))
-            self._again.put_everything()
+            if self._known.reads_first:
+                self._again.put_everything()
         else:
             self.notify(f"[{channel}]" for channel in rows)
 

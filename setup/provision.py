@@ -104,7 +104,7 @@ def provision(with_test_tools: bool = False) -> Environment:
     _make_state_folder()
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _is_in(TOOLS_VENV):
+        if not _is_in_venv():
             check_disk(with_test_tools)
         _install_debian_packages(with_test_tools)
         prefix, series = _find_odoo()
@@ -132,14 +132,14 @@ def provision(with_test_tools: bool = False) -> Environment:
 def enter_venv(with_test_tools: bool = False) -> Environment:
     """Provision, and run this very script again in the virtual environment."""
     environment = provision(with_test_tools)
-    if not _is_in(TOOLS_VENV):
+    if not _is_in_venv():
         sys.stdout.flush()
         os.execv(environment.tools, [str(environment.tools), *sys.argv])
     return environment
 
 
-def _is_in(venv: Path) -> bool:
-    return Path(sys.prefix).resolve() == venv.resolve()
+def _is_in_venv() -> bool:
+    return Path(sys.prefix).resolve() == TOOLS_VENV.resolve()
 
 
 def _make_state_folder() -> None:

@@ -77,7 +77,6 @@ class Crowd:
         self.websockets: list[Websocket] = []
         self._clients = clients
         self._process = evented(server)
-        self.name = server.contender.name
         self._numbers = itertools.count()
         # For an id of a last message, which those who have been here before know.
         server.sender.send("nobody", "")
@@ -218,10 +217,10 @@ def take_turns(crowds: list[Crowd], size: Size) -> list[Figures]:
         found: dict[str, Figures] = {}
         for crowd in order:
             with alone(crowd, crowds):
-                found[crowd.name] = crowd.awake_turn(size)
+                found[crowd.server.contender.name] = crowd.awake_turn(size)
         for crowd in order:
             with alone(crowd, crowds):
-                found[crowd.name]["one_asleep"] = crowd.turn()
+                found[crowd.server.contender.name]["one_asleep"] = crowd.turn()
         turns += [
             {
                 "websockets": size.websockets,
